@@ -26,19 +26,14 @@ def numpy_rng(*parts: Part) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(seed_of(*parts)))
 
 
-def torch_rng(*parts: Part) -> torch.Generator:
-    """A CPU torch generator seeded by `seed_of(*parts)`."""
-    return torch.Generator().manual_seed(seed_of(*parts))
-
-
 def randn_each(seeds: Sequence[int], shape: Sequence[int], purpose: str) -> Tensor:
-    """Standard normal noise (B, *shape), row i drawn from (seeds[i], purpose) alone.
+    """Standard normal noise (B, *shape), float32; row i is drawn from (seeds[i], purpose) alone.
 
-    The first entry of `shape` is the time axis by convention: a longer draw from the same seed starts with the shorter one,
-    because rows are filled in C order. So padding a batch does not change a sample's noise.
+    The first axis of `shape` is time by convention: a longer draw of the same seed starts with the shorter one (NumPy
+    draws one number after the other; torch.randn does not), so what a sample is padded to does not change its noise.
     """
-    rows = [torch.randn(tuple(shape), generator=torch_rng(seed, purpose)) for seed in seeds]
-    return torch.stack(rows) if rows else torch.empty((0, *shape))
+    rows = [numpy_rng(seed, purpose).standard_normal(tuple(shape), dtype=np.float32) for seed in seeds]
+    return torch.from_numpy(np.stack(rows)) if rows else torch.empty((0, *shape))
 
 
 def uniform_each(seeds: Sequence[int], purpose: str) -> Tensor:
