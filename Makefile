@@ -1,0 +1,82 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`. Neither needs root.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# DeepSpeed calls ninja by name, so the environment's programs must be found first.
+WITH_PATH := PATH="$(CURDIR)/$(BIN):$$PATH"
+
+# Caches stay in the checkout; nothing reports usage or asks a hub.
+export TORCH_EXTENSIONS_DIR := $(CURDIR)/.cache/torch_extensions
+export NUMBA_CACHE_DIR := $(CURDIR)/.cache/numba
+export MPLCONFIGDIR := $(CURDIR)/.cache/matplotlib
+export MPLBACKEND := Agg
+export RAY_USAGE_STATS_ENABLED := 0
+export MLFLOW_DISABLE_TELEMETRY := true
+export HF_HUB_OFFLINE := 1
+export PYTHONUNBUFFERED := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# A root folder or another project's modules on PYTHONPATH could shadow the installed packages.
+unexport PYTHONPATH PYTHONHOME
+
+.PHONY: help setup demo demo-smoke test lint types unit integration clean
+
+help:
+	@echo "make demo        the whole system on a synthetic set, 12 to 15 minutes on 2 cores; then open runs/demo/index.html"
+	@echo "make test        style, types, all tests and a small demo"
+	@echo "make setup       only makes .venv (both commands above do it themselves)"
+	@echo "make demo-smoke  the demo's path in about 2 minutes, without its quality"
+	@echo "make clean       removes .venv and caches; runs/ stays"
+
+setup: $(STAMP)
+
+# Exactly the locked versions; the stamp makes a second run install nothing.
+$(STAMP): requirements.lock pyproject.toml
+	@command -v g++ >/dev/null || { echo "momu: no g++ found; DeepSpeed compiles a small part with it: install a C++ compiler (on Debian or Ubuntu: apt-get install g++)." >&2; exit 2; }
+	@python=""; for name in $${PYTHON:-} python3 python3.11 python3.12 python3.13; do \
+		if "$$name" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1; then \
+			python=$$("$$name" -c 'import sys; print(sys.executable)'); break; fi; done; \
+	if [ -z "$$python" ]; then \
+		echo "momu: no Python 3.11, 3.12 or 3.13 with venv and pip found; install one (on Debian or Ubuntu: apt-get install python3 python3-venv) or name it: make setup PYTHON=/path/to/python3." >&2; exit 2; fi; \
+	if ! $(BIN)/python -c '' >/dev/null 2>&1; then rm -rf $(VENV); "$$python" -m venv $(VENV); fi
+	@echo "Installing the locked packages into $(VENV) (some minutes, once) ..."
+	@$(BIN)/python -m pip install -qq -r requirements.lock
+	@$(BIN)/python -m pip install -qq --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: setup
+	@$(WITH_PATH) $(BIN)/momu demo
+
+demo-smoke: setup
+	@$(WITH_PATH) $(BIN)/momu demo --smoke
+
+# Prints what a part is and how long it took; stops at the first part that fails.
+define part
+	@start=$$SECONDS; echo "== $(1)"; { $(2); } || exit 1; echo "== $(1): passed in $$((SECONDS - start)) s"
+endef
+
+lint: setup
+	$(call part,style,$(BIN)/ruff check . && $(BIN)/ruff format --check .)
+
+types: setup
+	$(call part,types,$(BIN)/mypy)
+
+unit: setup
+	$(call part,unit$(comma) contract$(comma) golden and architecture tests,$(WITH_PATH) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=5 -m "not integration" tests)
+
+integration: setup
+	$(call part,integration tests,$(WITH_PATH) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=5 -m integration tests)
+
+test: setup
+	@total=$$SECONDS; for target in lint types unit integration; do $(MAKE) --no-print-directory $$target; done; \
+	start=$$SECONDS; echo "== small demo"; $(MAKE) --no-print-directory demo-smoke; \
+	echo "== small demo: passed in $$((SECONDS - start)) s"; echo "== all parts passed in $$((SECONDS - total)) s"
+
+clean:
+	rm -rf $(VENV) .cache .pytest_cache .mypy_cache .ruff_cache build *.egg-info
+	find momu_dist tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+comma := ,
