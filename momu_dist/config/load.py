@@ -1,0 +1,133 @@
+"""YAML + base + dotted overrides -> RunConfig. Strict: an unknown key is an error that lists the valid ones.
+
+Precedence: dataclass default < `base:` file < file < `section.field=value`. `base` is not chained.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from momu_dist.config.schema import RunConfig
+from momu_dist.core.catalog import STAGES
+from momu_dist.errors import ConfigError
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Return the run that `path` and `overrides` describe; every mistake is a ConfigError that names the place."""
+    tree = _read_yaml(Path(path))
+    base = tree.pop("base", None)
+    if base is not None:
+        base_path = Path(path).parent / str(base)
+        below = _read_yaml(base_path)
+        if "base" in below:
+            raise ConfigError(f"{base_path} is used as a base and has a base itself; bases are not chained.")
+        tree = _merge(below, tree)
+    for override in overrides:
+        _apply_override(tree, override)
+    return config_from_dict(tree, where=str(path))
+
+
+def config_from_dict(tree: Mapping[str, Any], where: str) -> RunConfig:
+    """Check a plain tree (from YAML or a checkpoint's JSON) and return the typed run."""
+    tree = copy.deepcopy(dict(tree))
+    if "stage" not in tree:
+        raise ConfigError(f"{where} names no stage; set `stage:` to one of {', '.join(sorted(STAGES))}.")
+    stage = STAGES.get(tree["stage"])
+    if stage is None:
+        raise ConfigError(f"{where}: unknown stage {tree['stage']!r}; valid: {', '.join(sorted(STAGES))}.")
+    model = _checked(stage.model_config, tree.pop("model", {}) or {}, where, "model")
+    loss = _checked(stage.loss_config, tree.pop("loss", {}) or {}, where, "loss")
+    config = _checked(RunConfig, {**tree, "model": model, "loss": loss}, where, "")
+    _check_run(config, where)
+    return config
+
+
+def resolved_dict(config: RunConfig) -> dict[str, Any]:
+    """Return the whole run as plain lists, numbers and strings: what goes to run folder, tracker and checkpoint."""
+    plain = TypeAdapter(Any).dump_python(dataclasses.asdict(config), mode="json")
+    return typing.cast(dict[str, Any], plain)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ConfigError(f"no config at {path}; the ones that ship lie under configs/.")
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} holds {type(tree).__name__}, expected a mapping of sections.")
+    return tree
+
+
+def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def _apply_override(tree: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    if not equals or not name:
+        raise ConfigError(f"override {override!r} is not of the form section.field=value.")
+    *sections, field = name.split(".")
+    node = tree
+    for section in sections:
+        node = node.setdefault(section, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"override {override!r}: {section!r} is a value, not a section.")
+    try:
+        node[field] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {override!r}: the value is not valid YAML.") from error
+
+
+def _checked(kind: type, tree: Any, where: str, section: str) -> Any:
+    _refuse_unknown(kind, tree, where, section)
+    try:
+        return TypeAdapter(kind).validate_python(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in (section, *first["loc"]) if part != "")
+        raise ConfigError(f"{where}: {place} is {first.get('input')!r}: {first['msg'].lower()}.") from error
+
+
+def _refuse_unknown(kind: type, tree: Any, where: str, section: str) -> None:
+    if not isinstance(tree, Mapping):
+        raise ConfigError(f"{where}: section {section or 'top'!r} is {tree!r}, expected a mapping.")
+    hints = typing.get_type_hints(kind)
+    valid = [field.name for field in dataclasses.fields(kind)]
+    for key, value in tree.items():
+        place = f"{section}.{key}" if section else str(key)
+        if key not in valid:
+            raise ConfigError(f"{where}: unknown key {place}; valid here: {', '.join(valid)}.")
+        if dataclasses.is_dataclass(hints[key]) and isinstance(value, Mapping):
+            _refuse_unknown(typing.cast(type, hints[key]), value, where, place)
+
+
+def _check_run(config: RunConfig, where: str) -> None:
+    train = config.train
+    if train.strategy == "local" and train.workers != 1:
+        raise ConfigError(
+            f"{where}: train.strategy local is one process, train.workers is {train.workers}; use ddp, zero1, zero2 or zero3."
+        )
+    if train.workers < 1 or train.global_batch % train.workers:
+        raise ConfigError(
+            f"{where}: train.global_batch {train.global_batch} does not divide among train.workers {train.workers}."
+        )
+    share = train.global_batch // train.workers
+    if train.micro_batch is not None and (train.micro_batch < 1 or share % train.micro_batch):
+        raise ConfigError(f"{where}: train.micro_batch {train.micro_batch} does not divide a worker's share of {share}.")
+    low, high = config.data.length_s
+    if not 0 < low <= high:
+        raise ConfigError(f"{where}: data.length_s is [{low}, {high}], expected 0 < shortest <= longest seconds.")

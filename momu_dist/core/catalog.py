@@ -1,0 +1,33 @@
+"""The names that a YAML may use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from momu_dist.core.models.autoencoder import AutoencoderConfig
+from momu_dist.core.models.dit import DiTConfig
+from momu_dist.core.tasks.base import Task, TaskInputs
+from momu_dist.core.tasks.dit import DitLoss, DitMotionToMusic, DitMusicToMotion
+from momu_dist.core.tasks.motion_vae import MotionVaeLoss, MotionVaeTask
+from momu_dist.core.tasks.music_vae import MusicVaeLoss, MusicVaeTask
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training stage: its task, the dataclasses of its `model` and `loss` sections, and what it reads."""
+
+    task: Callable[[Any, Any, TaskInputs], Task]
+    model_config: type
+    loss_config: type
+    reads: Literal["clips", "latents"]
+    needs: tuple[str, ...] = ()
+
+
+STAGES: dict[str, Stage] = {
+    "music_vae": Stage(MusicVaeTask, AutoencoderConfig, MusicVaeLoss, "clips"),
+    "motion_vae": Stage(MotionVaeTask, AutoencoderConfig, MotionVaeLoss, "clips", needs=("music_vae",)),
+    "dit_m2a": Stage(DitMotionToMusic, DiTConfig, DitLoss, "latents", needs=("music_vae", "motion_vae")),
+    "dit_a2m": Stage(DitMusicToMotion, DiTConfig, DitLoss, "latents", needs=("music_vae", "motion_vae")),
+}

@@ -1,0 +1,1 @@
+"""Training stages, one a file. The loss of a stage is here, and nowhere else."""

@@ -1,0 +1,103 @@
+"""BiCoR-VAE stage 1: the music VAE as a VAE-GAN on mel spectrograms (Eq. 10)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from momu_dist.core.audio.mel import MEL_FLOOR
+from momu_dist.core.losses.vae import discriminator_loss, generator_loss, kl_divergence, l1_reconstruction
+from momu_dist.core.models.autoencoder import Autoencoder, AutoencoderConfig
+from momu_dist.core.models.discriminator import PatchDiscriminator, patch_lengths
+from momu_dist.core.models.masked import length_mask
+from momu_dist.core.random import randn_each
+from momu_dist.core.tasks.base import Batch, Networks, Phase, Row, TaskInputs, draw_crop, make_batch
+
+
+@dataclass(frozen=True)
+class MusicVaeLoss:
+    """Weights of Eq. 10. Mean reduction: with the paper's fixed GAN weight, a summed L1 would drown the GAN term."""
+
+    kl_weight: float = 1e-5  # lambda_1
+    gan_weight: float = 0.5  # lambda_2
+    gan_start: float = 0.25  # share of the run after which the discriminator joins (DERIVED)
+    disc_ndf: int = 64
+    disc_norm: Literal["batch", "group"] = "batch"
+    disc_lr: float | None = None  # None: the optimiser's learning rate
+
+
+class MusicVaeTask:
+    """Trains `vae` against `disc`. Rows hold mel (80, T), log10 values."""
+
+    columns: tuple[str, ...] = ("mel",)
+
+    def __init__(self, model: AutoencoderConfig, loss: MusicVaeLoss, inputs: TaskInputs) -> None:
+        self.model = model
+        self.loss = loss
+        self.inputs = inputs
+
+    def networks(self) -> dict[str, nn.Module]:
+        disc = PatchDiscriminator(ndf=self.loss.disc_ndf, norm=self.loss.disc_norm)
+        return {"vae": Autoencoder(self.model), "disc": disc}
+
+    def to(self, device: torch.device) -> None:
+        """Nothing is frozen in this stage."""
+
+    def collate(self, rows: Sequence[Row], seeds: Sequence[int]) -> Batch:
+        crops = []
+        for row, seed in zip(rows, seeds, strict=True):
+            start, stop = draw_crop(seed, row["mel"].shape[-1], *self.inputs.length_frames)
+            crops.append({"mel": row["mel"][:, start:stop]})
+        return make_batch(rows, seeds, crops)
+
+    def phases(self, networks: Networks, batch: Batch, progress: float) -> Iterator[Phase]:
+        mel, disc = batch["mel"], networks["disc"]
+        noise = _latent_noise(self.model, batch).to(mel)
+        reconstruction, mean, logvar = networks["vae"](mel, noise, batch.lengths)
+        rec = l1_reconstruction(mel, reconstruction, batch.lengths)
+        kl = kl_divergence(mean, logvar, batch.lengths // 2, n_elements=batch.lengths * mel.shape[1])
+        total = rec + self.loss.kl_weight * kl
+        parts = {"rec": rec, "kl": kl}
+        adversarial = progress >= self.loss.gan_start
+        columns = patch_lengths(batch.lengths)
+        if adversarial:
+            disc.requires_grad_(False)
+            gan = generator_loss(disc(_image(reconstruction, batch.lengths)), columns)
+            total = total + self.loss.gan_weight * gan
+            parts["gan"] = gan
+        yield Phase("vae", total, {"total": total, **parts})
+        if adversarial:
+            disc.requires_grad_(True)
+            real = disc(_image(mel, batch.lengths))
+            fake = disc(_image(reconstruction.detach(), batch.lengths))
+            d_loss = discriminator_loss(real, fake, columns)
+            yield Phase("disc", d_loss, {"disc": d_loss})
+
+    def validate(self, networks: Networks, batch: Batch) -> dict[str, Tensor]:
+        return reconstruction_values(networks["vae"], self.model, batch, batch["mel"])
+
+
+def reconstruction_values(vae: nn.Module, model: AutoencoderConfig, batch: Batch, x: Tensor) -> dict[str, Tensor]:
+    """Return each sample's own L1 and KL per element under its fixed validation noise."""
+    reconstruction, mean, logvar = vae(x, _latent_noise(model, batch).to(x), batch.lengths)
+    mask = length_mask(batch.lengths, x.shape[-1])[:, None].to(x)
+    n_elements = batch.lengths * x.shape[1]
+    rec = ((reconstruction - x).abs() * mask).sum((1, 2)) / n_elements
+    latent_mask = length_mask(batch.lengths // 2, mean.shape[-1])[:, None].to(x)
+    kl = (0.5 * (mean**2 + logvar.exp() - 1.0 - logvar) * latent_mask).sum((1, 2)) / n_elements
+    return {"rec": rec, "kl": kl}
+
+
+def _latent_noise(model: AutoencoderConfig, batch: Batch) -> Tensor:
+    n_latents = int(batch.lengths.max()) // 2
+    return randn_each(batch.seeds, (n_latents, model.z_channels), "vae").transpose(1, 2)
+
+
+def _image(mel: Tensor, lengths: Tensor) -> Tensor:
+    """Return (B, 1, 80, T) for the discriminator; padding looks like silence in real and generated alike."""
+    mask = length_mask(lengths, mel.shape[-1])[:, None]
+    return torch.where(mask, mel, MEL_FLOOR)[:, None]
