@@ -1,0 +1,1 @@
+"""From raw motion and music to what the networks read: sources, features, shards, feeding plan."""

@@ -1,0 +1,147 @@
+"""What a clip is: before preparation (`ClipRef`, `Record`) and as a row of parquet (`SCHEMA`, `encode_row`, `decode_row`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+N_JOINTS = 14
+N_MEL = 80
+GRID_HZ = 62.5
+
+
+@dataclass(frozen=True)
+class ClipRef:
+    """A clip that can be loaded: cheap to list, plain strings only, so that it travels to any worker."""
+
+    clip_id: str
+    group_id: str
+    start_s: float
+    end_s: float | None
+    locator: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One clip as its source has it.
+
+    motion_px (T,14,2) pixels, y downwards, frame i at i/fps seconds; conf (T,14) in [0,1], 0 where a joint was not
+    seen; fps of the motion; audio (n,) float32 16 kHz mono; beats_s (K,) true beat times in seconds, None if unknown.
+    """
+
+    clip_id: str
+    group_id: str
+    motion_px: np.ndarray
+    conf: np.ndarray
+    fps: float
+    audio: np.ndarray
+    beats_s: np.ndarray | None = None
+
+
+def _field(name: str, kind: pa.DataType, **about: str) -> pa.Field:
+    return pa.field(name, kind, nullable=False, metadata={key: text for key, text in about.items()})
+
+
+_FLAT = pa.list_(pa.float32())
+
+SCHEMA = pa.schema(
+    [
+        _field("clip_id", pa.string()),
+        _field("group_id", pa.string()),
+        _field("motion", _FLAT, shape="(length,14,2)", unit="px, y downwards", rate="62.5 Hz"),
+        _field(
+            "conf", _FLAT, shape="(length,14)", unit="detector confidence, 0 = filled gap", rate="62.5 Hz"
+        ),
+        _field("mel", _FLAT, shape="(80,length)", unit="log10 magnitude", rate="62.5 Hz"),
+        _field("amplitude", _FLAT, shape="(length,)", unit="Eq. 2 over its maximum", rate="62.5 Hz"),
+        _field("onsets_s", _FLAT, shape="(any,)", unit="s"),
+        _field("beats_s", _FLAT, shape="(any,), empty where the source does not know", unit="s"),
+        _field("audio", pa.binary(), unit="FLAC, mono, 16 kHz; empty with audio: path"),
+        _field("audio_path", pa.string(), unit="relative to the prepared folder; empty with audio: flac"),
+        _field("fps", pa.float32(), unit="Hz, of the source's motion"),
+        _field("length", pa.int32(), unit="frames at 62.5 Hz, even"),
+    ]
+)
+
+ARRAYS = ("motion", "conf", "mel", "amplitude", "onsets_s", "beats_s")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One prepared clip: `Record` after `features.extract`. Shapes as in `SCHEMA`, float32."""
+
+    clip_id: str
+    group_id: str
+    motion: np.ndarray
+    conf: np.ndarray
+    mel: np.ndarray
+    amplitude: np.ndarray
+    onsets_s: np.ndarray
+    beats_s: np.ndarray
+    audio: bytes
+    audio_path: str
+    fps: float
+
+    @property
+    def length(self) -> int:
+        """Frames at 62.5 Hz."""
+        return int(self.amplitude.shape[0])
+
+
+def _flat(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array, dtype=np.float32).reshape(-1)
+
+
+def rows_to_table(rows: list[Row]) -> pa.Table:
+    """Arrow table with `SCHEMA`, one line a row; an empty list gives an empty table."""
+    columns: list[pa.Array] = []
+    for field in SCHEMA:
+        if field.name in ARRAYS:
+            flat = [_flat(getattr(row, field.name)) for row in rows]
+            offsets = np.cumsum([0, *(len(values) for values in flat)]).astype(np.int32)
+            values = pa.array(np.concatenate(flat) if flat else np.zeros(0, np.float32), type=pa.float32())
+            columns.append(pa.ListArray.from_arrays(pa.array(offsets), values))
+        else:
+            columns.append(pa.array([getattr(row, field.name) for row in rows], type=field.type))
+    return pa.Table.from_arrays(columns, schema=SCHEMA)
+
+
+def _array(value: Any) -> np.ndarray:
+    """Float32 values without a copy: from an Arrow list scalar, a NumPy array or (slow) any sequence."""
+    if isinstance(value, pa.ListScalar):
+        values = value.values
+        return np.zeros(0, np.float32) if values is None else np.asarray(values.to_numpy(zero_copy_only=True))
+    return np.asarray(value, dtype=np.float32)
+
+
+def _plain(value: Any) -> Any:
+    return value.as_py() if isinstance(value, pa.Scalar) else value
+
+
+def decode_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """NumPy arrays in their shapes from one row; columns that were not read are left out.
+
+    `row` maps column names to Arrow scalars (`table_rows`), NumPy arrays (Ray Data) or plain values. motion (T,14,2),
+    conf (T,14), mel (80,T), amplitude (T,), onsets_s, beats_s float32, views of the row's own memory where that is Arrow
+    or float32 NumPy (read-only then); clip_id, group_id str; fps float; length int; audio bytes; audio_path str.
+    """
+    length = int(_plain(row["length"]))
+    shapes = {"motion": (length, N_JOINTS, 2), "conf": (length, N_JOINTS), "mel": (N_MEL, length)}
+    out: dict[str, Any] = {}
+    for name, value in row.items():
+        if name in ARRAYS:
+            out[name] = _array(value).reshape(shapes.get(name, (-1,)))
+        else:
+            out[name] = _plain(value)
+    out["length"] = length
+    return out
+
+
+def table_rows(table: pa.Table) -> list[dict[str, Any]]:
+    """`decode_row` of each line of an Arrow table, in order, without copying the lists."""
+    names = table.column_names
+    return [decode_row({name: table[name][i] for name in names}) for i in range(table.num_rows)]

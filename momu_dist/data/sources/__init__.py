@@ -1,0 +1,47 @@
+"""Sources: one dataset a file. A source lists its clips cheaply and loads one clip at a time.
+
+To add one, write a class that follows `Source` and give it a line in `CATALOG`; it is imported only when asked for.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+from momu_dist.data.record import ClipRef, Record
+from momu_dist.errors import DataError
+
+CATALOG: dict[str, str] = {
+    "synthetic": "momu_dist.data.sources.synthetic.source:Synthetic",
+    "dance_with_melody": "momu_dist.data.sources.dance_with_melody:DanceWithMelody",
+}
+
+
+class Source(Protocol):
+    """What preparation asks of a dataset; constructed as `cls(root, **options)` on the driver and in each worker."""
+
+    name: str
+
+    def refs(self) -> list[ClipRef]:
+        """All clips of the tree, in an order that does not depend on the file system; cheap (opens no audio).
+
+        Raises DataError for a wrong tree: what was found, what to download, where to put it.
+        """
+        ...
+
+    def load(self, ref: ClipRef) -> Record:
+        """One clip. Raises ClipError with the reason when this clip cannot be used."""
+        ...
+
+
+def make_source(name: str, root: Path | None = None, **options: Any) -> Source:
+    """The source of that name. Raises DataError for an unknown name or an unknown option."""
+    if name not in CATALOG:
+        raise DataError(f"no source named {name!r}; known sources: {', '.join(sorted(CATALOG))}.")
+    module, cls = CATALOG[name].split(":")
+    try:
+        source: Source = getattr(import_module(module), cls)(root, **options)
+    except TypeError as error:
+        raise DataError(f"source {name!r} does not take these options {options}: {error}.") from error
+    return source
