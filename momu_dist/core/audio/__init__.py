@@ -1,0 +1,1 @@
+"""Audio: log mel, onsets and the vocoder contract."""

@@ -1,0 +1,64 @@
+"""Log mel spectrogram at 16 kHz, 62.5 frames a second, equal to Make-An-Audio's."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import librosa
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from momu_dist.errors import ClipError
+
+SAMPLE_RATE = 16000
+HOP = 256
+N_FFT = 1024
+N_MELS = 80
+MEL_RATE_HZ = SAMPLE_RATE / HOP
+MEL_FLOOR = -5.0
+EDGE = (N_FFT - HOP) // 2  # samples reflected at each end, so that n samples give floor(n / HOP) frames
+
+
+@lru_cache(maxsize=8)
+def mel_filterbank(device: torch.device) -> Tensor:
+    """The Slaney filterbank (80, 513), 0-8000 Hz, float32 on `device`; cached, so treat it as read-only."""
+    basis = librosa.filters.mel(sr=SAMPLE_RATE, n_fft=N_FFT, n_mels=N_MELS, fmin=0, fmax=SAMPLE_RATE / 2)
+    return torch.from_numpy(basis).to(device)
+
+
+@lru_cache(maxsize=8)
+def hann_window(device: torch.device) -> Tensor:
+    """The periodic Hann window (1024,), float32 on `device`; cached, so treat it as read-only."""
+    return torch.hann_window(N_FFT, device=device)
+
+
+def log_mel(wav: Tensor) -> Tensor:
+    """log10 mel (B, 80, T) or (80, T), float32, values >= -5, T = floor(n / 256) frames at 62.5 Hz.
+
+    wav: (B, n) or (n,), 16 kHz mono, clamped to [-1, 1]; the result lies on its device. Frame i is centred on sample
+    (i + 0.5) * 256. Zero clips give (0, 80, T).
+    Raises ClipError for another number of axes, under 385 samples (the reflected edge) or values not finite.
+    Source: Make-An-Audio `preprocess/NAT_mel.py` (reflect 384, Hann 1024, hop 256, center=False, magnitude
+    sqrt(re^2 + im^2 + 1e-9), log10 of at least 1e-5).
+    """
+    if wav.ndim not in (1, 2):
+        raise ClipError(f"audio has shape {tuple(wav.shape)}, expected (n,) or (B, n) mono samples; mix channels first")
+    if wav.shape[-1] <= EDGE:
+        raise ClipError(
+            f"audio has {wav.shape[-1]} samples, expected at least {EDGE + 1} at {SAMPLE_RATE} Hz; the clip is too short"
+        )
+    if not torch.isfinite(wav).all():
+        raise ClipError("audio holds values that are not finite, expected none; the file may be damaged")
+    clips = wav.reshape(-1, wav.shape[-1]).float().clamp(-1.0, 1.0)
+    spectrum = stft(clips)
+    magnitude = torch.sqrt(spectrum.real.square() + spectrum.imag.square() + 1e-9)
+    mel = torch.matmul(mel_filterbank(wav.device), magnitude).clamp(min=10**MEL_FLOOR).log10()
+    return mel if wav.ndim == 2 else mel[0]
+
+
+def stft(clips: Tensor) -> Tensor:
+    """Complex spectrum (B, 513, floor(n / 256)) of clips (B, n) in the framing of `log_mel`."""
+    padded = F.pad(clips[:, None], (EDGE, EDGE), mode="reflect")[:, 0]
+    frames = padded.unfold(-1, N_FFT, HOP) * hann_window(clips.device)
+    return torch.fft.rfft(frames).transpose(1, 2)

@@ -1,0 +1,1 @@
+"""Metrics: each file states its conventions, validates its input and holds the metric functions."""
