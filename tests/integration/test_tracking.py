@@ -1,0 +1,104 @@
+"""Tracking with a real MLflow on sqlite, and with a server that is away."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from momu_dist.tracking import open_tracker
+from momu_dist.tracking.events import Spool
+
+pytestmark = pytest.mark.integration
+
+
+def stored_runs(uri: str) -> tuple[Any, list[Any]]:
+    """Return an MLflow client and the runs of the experiment `test`."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name("test")
+    assert experiment is not None
+    return client, list(client.search_runs([experiment.experiment_id]))
+
+
+def test_metrics_artifacts_and_reopening_on_sqlite(tmp_path: Path) -> None:
+    run_folder = tmp_path / "runs" / "a"
+    run_folder.mkdir(parents=True)
+    sheet = run_folder / "sheet.png"
+    sheet.write_bytes(b"picture")
+    config = {"train": {"lr": 2e-4, "note": "x" * 900}, "model": {f"field{i}": i for i in range(250)}}
+
+    first = open_tracker("auto", "test", run_folder)
+    run_id = first.start("a", config, tags={"stage": "dit_a2m"})
+    for step in range(1200):
+        first.metrics(step, {"loss": 1.0 / (step + 1)})
+    first.artifact(sheet, "samples")
+    first.finish("FAILED")
+
+    second = open_tracker("auto", "test", run_folder)
+    changed = {**config, "train": {"lr": 1e-4, "note": "x" * 900, "new": 1}}
+    assert second.start("a", changed, run_id=run_id) == run_id
+    second.metrics(1200, {"loss": float("nan"), "val/loss": 0.5})
+    second.finish()
+
+    client, runs = stored_runs(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
+    (run,) = runs
+    history = client.get_metric_history(run.info.run_id, "loss")
+    assert sorted(metric.step for metric in history) == list(range(1201))
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "a"
+    assert run.data.metrics["val/loss"] == 0.5
+    assert run.data.params["model.field249"] == "249"
+    assert run.data.params["train.note"] == "x" * 500
+    assert (run.data.params["train.lr"], run.data.tags["resumed.train.lr"]) == ("0.0002", "0.0001")
+    assert run.data.params["train.new"] == "1"
+    assert run.data.tags["stage"] == "dit_a2m"
+    assert [file.path for file in client.list_artifacts(run.info.run_id, "samples")] == ["samples/sheet.png"]
+    assert [path.read_bytes() for path in (tmp_path / "runs" / "mlartifacts").rglob("sheet.png")] == [
+        b"picture"
+    ]
+    assert not (run_folder / "tracking-spool.jsonl").exists()
+
+
+def test_two_runs_of_one_store_stay_apart(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        tracker = open_tracker("auto", "test", tmp_path / name)
+        tracker.start(name, {})
+        tracker.metrics(0, {"loss": 1.0})
+        tracker.finish()
+    _, runs = stored_runs(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert sorted(run.info.run_name for run in runs) == ["a", "b"]
+
+
+def test_an_outage_never_reaches_training_and_is_replayed_once_and_in_order(tmp_path: Path) -> None:
+    with socket.socket() as probe:  # a port of this machine on which nobody listens
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    away = open_tracker(f"http://127.0.0.1:{port}", "test", tmp_path)
+    run_id = away.start("a", {"seed": 1})
+    for step in range(50):
+        away.metrics(step, {"loss": float(step)})
+    away.finish("FAILED")
+    spool = tmp_path / "tracking-spool.jsonl"
+    waiting, _ = Spool(spool).read(1000)
+    assert [event.kind for event in waiting] == ["start"] + ["metrics"] * 50 + ["finish"]
+    saved = spool.read_text()
+
+    uri = f"sqlite:///{tmp_path / 'store' / 'mlflow.db'}"
+    (tmp_path / "store").mkdir()
+    for _ in range(2):  # the second time as after a crash between sending and forgetting
+        spool.write_text(saved)
+        back = open_tracker(uri, "test", tmp_path)
+        assert back.start("a", {"seed": 1}, run_id=run_id) == run_id
+        back.finish()
+        assert not spool.exists()
+
+    client, runs = stored_runs(uri)
+    (run,) = runs
+    history = client.get_metric_history(run.info.run_id, "loss")
+    assert [(metric.step, metric.value) for metric in history] == [(step, float(step)) for step in range(50)]
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {"seed": "1"}
