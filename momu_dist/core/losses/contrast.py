@@ -4,8 +4,8 @@ For each pair, clips of the latents are drawn and sorted by their largest kinema
 one clip of each category that is not empty is kept, and the kept clips are told apart across the modalities. All
 negatives come from inside the pair, so nothing is gathered across workers.
 
-DERIVED, the paper being silent: categories are equal bins of [0, 1]; clips of 1 to 2 s (32 to 64 latents); 16 clips in 8
-categories; cosine similarity at a fixed temperature of 0.07; mean over clips, then over the batch.
+DERIVED, the paper being silent: categories are equal bins of [0, 1]; clips of 1 to 2 s (32 to 64 latents); 16 clips
+in 8 categories; cosine similarity at a fixed temperature of 0.07; mean over clips, then over the batch.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ class ContrastConfig:
 def choose_clips(
     seed: int, amplitude: np.ndarray | Tensor, n_latents: int, cfg: ContrastConfig
 ) -> list[Clip]:
-    """One clip (first, one past the last latent) of each non-empty category, quietest first; a function of its arguments.
+    """One clip (first, one past the last latent) of each non-empty category, quietest first.
 
-    `amplitude` (L,) in [0, 1] per latent, the largest of its frames; only the first `n_latents` count, so padding
-    changes nothing. Clips are no longer than `n_latents`; no latents give no clips.
+    A function of its arguments alone. `amplitude` (L,) in [0, 1] per latent, the largest of its frames; only the first
+    `n_latents` count, so padding changes nothing. Clips are no longer than `n_latents`; no latents give no clips.
     """
     n = min(n_latents, len(amplitude))
     if n < 1:

@@ -11,6 +11,7 @@ Everything is computed in float32 or wider, also under autocast.
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -32,23 +33,27 @@ def kl_divergence(mean: Tensor, logvar: Tensor, lengths: Tensor | None = None) -
 def kl_loss(
     mean: Tensor,
     logvar: Tensor,
-    input_elements: Tensor | int,
     lengths: Tensor | None = None,
+    *,
+    n_elements: Tensor | int,
     reduction: Reduction = "mean",
 ) -> Tensor:
     """KL term of a batch, a scalar.
 
-    mean: each sample's summed KL divided by `input_elements` ((B,) or int: the valid numbers of its input, channels x
+    mean: each sample's summed KL divided by `n_elements` ((B,) or int: the valid numbers of its input, channels x
     frames), then averaged, so that its weight means the same beside a mean reconstruction; sum: the summed KL / B.
     """
     per_sample = kl_divergence(mean, logvar, lengths)
-    return (per_sample / input_elements if reduction == "mean" else per_sample).mean()
+    return (per_sample / n_elements if reduction == "mean" else per_sample).mean()
 
 
 def l1_reconstruction(
     x: Tensor, reconstruction: Tensor, lengths: Tensor | None = None, reduction: Reduction = "mean"
 ) -> Tensor:
-    """L1 distance of `reconstruction` from `x`, both (B, C, T), a scalar; with log variance 0 its sum is the reference's NLL."""
+    """L1 distance of `reconstruction` from `x`, both (B, C, T): a scalar.
+
+    The sum is the negative log likelihood of the reference at its log variance 0.
+    """
     total, count = _sums((_wide(x) - _wide(reconstruction)).abs(), lengths)
     return (total / count if reduction == "mean" else total).mean()
 
@@ -63,7 +68,10 @@ def generator_loss(logits_fake: Tensor, patches: Tensor | None = None) -> Tensor
 
 
 def discriminator_loss(logits_real: Tensor, logits_fake: Tensor, patches: Tensor | None = None) -> Tensor:
-    """Least-squares loss of the discriminator, 0.5 * (mean (1 - real)^2 + mean fake^2); arguments as `generator_loss`."""
+    """Least-squares loss of the discriminator, 0.5 * (mean (1 - real)^2 + mean fake^2).
+
+    Arguments as in `generator_loss`.
+    """
     real = _sample_means((1.0 - _wide(logits_real)).square(), patches)
     fake = _sample_means(_wide(logits_fake).square(), patches)
     return 0.5 * (real + fake).mean()
@@ -90,7 +98,7 @@ def _wide(x: Tensor) -> Tensor:
 
 def _sums(values: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
     """Each sample's sum over what is valid, and how many numbers that is; both (B,), the count at least 1."""
-    per_column = values[0, ..., 0].numel() if values.shape[0] else 0
+    per_column = math.prod(values.shape[1:-1])
     if lengths is None:
         count = torch.full((values.shape[0],), per_column * values.shape[-1], device=values.device)
     else:

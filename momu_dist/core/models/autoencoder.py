@@ -8,6 +8,7 @@ Source: the autoencoder of Make-An-Audio-2 (ldm/models/autoencoder1d.py), whose 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,6 @@ from momu_dist.core.models.masked import (
     MaskedConv1d,
     MaskedGroupNorm,
     attend,
-    length_mask,
     padding_mask,
     zero_outside,
 )
@@ -79,13 +79,12 @@ class _ResnetBlock(nn.Module):
         self.norm2 = MaskedGroupNorm(_NORM_GROUPS, out_channels, eps=1e-6)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = MaskedConv1d(out_channels, out_channels, kernel_size, padding=padding)
-        if in_channels != out_channels:
-            self.nin_shortcut = nn.Conv1d(in_channels, out_channels, 1)
+        self.nin_shortcut = nn.Conv1d(in_channels, out_channels, 1) if in_channels != out_channels else None
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x, mask)), mask)
         h = self.conv2(self.dropout(F.silu(self.norm2(h, mask))), mask)
-        return h + (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x)
+        return h + (x if self.nin_shortcut is None else self.nin_shortcut(x))
 
 
 class _AttnBlock(nn.Module):
@@ -144,10 +143,20 @@ class _Middle(nn.Module):
 class _Level(nn.Module):
     """Residual blocks of one width, each followed by attention where the level asks for it, then a change of rate."""
 
-    def __init__(self, widths: list[int], kernel_size: int, dropout: float, attention: bool) -> None:
+    def __init__(
+        self,
+        widths: list[int],
+        kernel_size: int,
+        dropout: float,
+        attention: bool,
+        down: bool = False,
+        up: bool = False,
+    ) -> None:
         super().__init__()
-        self.block = nn.ModuleList(_ResnetBlock(a, b, kernel_size, dropout) for a, b in zip(widths, widths[1:]))
+        self.block = nn.ModuleList(_ResnetBlock(a, b, kernel_size, dropout) for a, b in pairwise(widths))
         self.attn = nn.ModuleList(_AttnBlock(width) for width in widths[1:] if attention)
+        self.downsample = _Downsample(widths[-1]) if down else None
+        self.upsample = _Upsample(widths[-1]) if up else None
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         for i, block in enumerate(self.block):
@@ -164,11 +173,11 @@ class _Encoder(nn.Module):
         widths = [cfg.ch * mult for mult in (1, *cfg.ch_mult)]
         self.conv_in = MaskedConv1d(cfg.in_channels, cfg.ch, kernel, padding=kernel // 2)
         self.down = nn.ModuleList()
-        for i, (before, width) in enumerate(zip(widths, widths[1:])):
-            level = _Level([before] + [width] * cfg.num_res_blocks, kernel, cfg.dropout, i in cfg.attn_layers)
-            if i in cfg.down_layers:
-                level.downsample = _Downsample(width)
-            self.down.append(level)
+        for i, (before, width) in enumerate(pairwise(widths)):
+            blocks = [before] + [width] * cfg.num_res_blocks
+            self.down.append(
+                _Level(blocks, kernel, cfg.dropout, i in cfg.attn_layers, down=i in cfg.down_layers)
+            )
         self.mid = _Middle(widths[-1], kernel, cfg.dropout)
         self.norm_out = MaskedGroupNorm(_NORM_GROUPS, widths[-1], eps=1e-6)
         self.conv_out = MaskedConv1d(widths[-1], 2 * cfg.z_channels, kernel, padding=kernel // 2)
@@ -178,7 +187,7 @@ class _Encoder(nn.Module):
         h = self.conv_in(x, mask)
         for level in self.down:
             h = level(h, mask)
-            if hasattr(level, "downsample"):
+            if isinstance(level.downsample, _Downsample):
                 h = level.downsample(h, mask)
                 lengths = None if lengths is None else lengths // 2
                 mask = _mask(lengths, h)
@@ -198,10 +207,11 @@ class _Decoder(nn.Module):
         for i, width in enumerate(widths):
             before = widths[min(i + 1, len(widths) - 1)]
             blocks = [before] + [width] * (cfg.num_res_blocks + 1)
-            level = _Level(blocks, _DECODER_KERNEL, cfg.dropout, i in cfg.attn_layers)
-            if i - 1 in cfg.down_layers:
-                level.upsample = _Upsample(width)
-            levels.append(level)
+            levels.append(
+                _Level(
+                    blocks, _DECODER_KERNEL, cfg.dropout, i in cfg.attn_layers, up=i - 1 in cfg.down_layers
+                )
+            )
         self.up = nn.ModuleList(levels)
         self.norm_out = MaskedGroupNorm(_NORM_GROUPS, widths[0], eps=1e-6)
         self.conv_out = MaskedConv1d(widths[0], cfg.in_channels, kernel, padding=kernel // 2)
@@ -209,10 +219,9 @@ class _Decoder(nn.Module):
     def forward(self, z: Tensor, lengths: Tensor | None) -> Tensor:
         mask = _mask(lengths, z)
         h = self.mid(self.conv_in(z, mask), mask)
-        for i in reversed(range(len(self.up))):
-            level = self.up[i]
+        for level in reversed(self.up):
             h = level(h, mask)
-            if hasattr(level, "upsample"):
+            if isinstance(level.upsample, _Upsample):
                 lengths = None if lengths is None else 2 * lengths
                 mask = None if lengths is None else _mask(lengths, h, times=2)
                 h = level.upsample(h, mask)
@@ -244,7 +253,8 @@ class Autoencoder(nn.Module):
         """
         if x.shape[-1] < self.downsampling:
             raise DataError(
-                f"The autoencoder got {x.shape[-1]} frames, but one latent needs {self.downsampling}; give a longer clip."
+                f"The autoencoder got {x.shape[-1]} frames, but one latent needs {self.downsampling}; "
+                f"give a longer clip."
             )
         moments = self.quant_conv(self.encoder(x, lengths))
         if moments.dtype in (torch.float16, torch.bfloat16):
@@ -262,7 +272,9 @@ class Autoencoder(nn.Module):
         frames: Tensor = self.decoder(self.post_quant_conv(zero_outside(z, _mask(lengths, z))), lengths)
         return frames if lengths is None else zero_outside(frames, _mask(lengths * self.downsampling, frames))
 
-    def forward(self, x: Tensor, noise: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, noise: Tensor, lengths: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Reconstruction (B, C, downsampling * L), mean and log variance (B, z, L) for frames `x` (B, C, T).
 
         The latent is mean + exp(logvar / 2) * noise with `noise` (B, z, L) given, since randomness belongs to the

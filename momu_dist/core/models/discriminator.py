@@ -35,24 +35,32 @@ def patch_lengths(lengths_frames: Tensor, n_layers: int = 3) -> Tensor:
 
 
 class PatchDiscriminator(nn.Module):
-    """Logits per patch; 2,763,585 parameters by default. The GAN loss is a least-squares one, so there is no sigmoid."""
+    """Logits per patch, without a sigmoid (the GAN is a least-squares one); 2,763,585 parameters by default."""
 
     def __init__(
-        self, in_channels: int = 1, ndf: int = 64, n_layers: int = 3, norm: Literal["batch", "group"] = "batch"
+        self,
+        in_channels: int = 1,
+        ndf: int = 64,
+        n_layers: int = 3,
+        norm: Literal["batch", "group"] = "batch",
     ) -> None:
         super().__init__()
         if norm not in ("batch", "group"):
-            raise ConfigError(f"The discriminator got norm={norm!r}, but it knows batch and group; choose one of them.")
+            raise ConfigError(
+                f"The discriminator got norm={norm!r}, but it knows batch and group; choose one of them."
+            )
         self.n_layers = n_layers
         widths = [ndf * min(2**i, 8) for i in range(n_layers + 1)]
         layers: list[nn.Module] = [
             MaskedConv2d(in_channels, ndf, _KERNEL, stride=2, padding=1),
             nn.LeakyReLU(_SLOPE),
         ]
-        for before, width, stride in zip(widths, widths[1:], _strides(n_layers)[1:]):
+        for before, width, stride in zip(widths[:-1], widths[1:], _strides(n_layers)[1:-1], strict=True):
             # The convolution has no bias: the norm that follows has one.
             layers.append(MaskedConv2d(before, width, _KERNEL, stride=stride, padding=1, bias=False))
-            layers.append(MaskedBatchNorm2d(width) if norm == "batch" else MaskedGroupNorm(math.gcd(32, width), width))
+            layers.append(
+                MaskedBatchNorm2d(width) if norm == "batch" else MaskedGroupNorm(math.gcd(32, width), width)
+            )
             layers.append(nn.LeakyReLU(_SLOPE))
         layers.append(MaskedConv2d(widths[-1], 1, _KERNEL, stride=1, padding=1))
         self.main = nn.ModuleList(layers)
@@ -75,8 +83,8 @@ class PatchDiscriminator(nn.Module):
         smallest = 3 * 2**self.n_layers
         if min(x.shape[-2:]) < smallest:
             raise DataError(
-                f"The discriminator got an input of {x.shape[-2]} channels x {x.shape[-1]} frames, but its patches need at "
-                f"least {smallest} of each; use longer crops or fewer layers."
+                f"The discriminator got an input of {x.shape[-2]} channels x {x.shape[-1]} frames, but its "
+                f"patches need at least {smallest} of each; use longer crops or fewer layers."
             )
         mask = _columns(lengths, x)
         for layer in self.main:

@@ -1,7 +1,7 @@
 """Diffusion transformer over latents, conditioned on the other modality's latents: the paper's FFT (Table 9).
 
-Source: ConcatDiT of Make-An-Audio-2 (reference net of `ConcatDiT` here, same parameter names). `LatentDiT` adds what the
-paper adds: a map of the condition's latents to the context width, and a learned null condition for Eq. 7.
+Source: ConcatDiT of Make-An-Audio-2 (`ConcatDiT` here, with its parameter names). `LatentDiT` adds what the paper
+adds: a map of the condition's latents to the context width, and a learned null condition for Eq. 7.
 
 The sequence is [t, condition, target]. Where we differ from the reference: a padded batch is packed, sample by sample,
 to [t, c[:n], x[:n], padding], and the padding is masked everywhere, so a sample never sees what it was padded to.
@@ -16,7 +16,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from momu_dist.core.models.masked import MaskedConv1d, MaskedGroupNorm, length_mask, padding_mask, zero_outside
+from momu_dist.core.models.masked import (
+    MaskedConv1d,
+    MaskedGroupNorm,
+    length_mask,
+    padding_mask,
+    zero_outside,
+)
 from momu_dist.core.models.transformer import RotaryTable, Rotation, SelfAttention, TemporalTransformer
 from momu_dist.errors import ConfigError
 
@@ -54,8 +60,8 @@ class DiTConfig:
     def __post_init__(self) -> None:
         if self.hidden_size % 32 or self.hidden_size % (2 * self.num_heads):
             raise ConfigError(
-                f"The diffusion transformer got hidden_size={self.hidden_size} with num_heads={self.num_heads}, but the width "
-                f"must be divisible by 32 (norm groups) and by twice the number of heads; choose for example 96 and 2."
+                f"The diffusion transformer got hidden_size={self.hidden_size} and num_heads={self.num_heads}, but "
+                f"the width must be divisible by 32 (norm groups) and by twice the heads; choose for example 96 and 2."
             )
         for name, known in (
             ("positions", (_LEARNED, _ALIGNED)),
@@ -69,8 +75,8 @@ class DiTConfig:
                 )
         if self.kernel_size % 2 == 0 or self.ff_kernel % 2 == 0:
             raise ConfigError(
-                f"The diffusion transformer got kernel_size={self.kernel_size} and ff_kernel={self.ff_kernel}, but only odd "
-                f"kernels keep the length; choose odd ones."
+                f"The diffusion transformer got kernel_size={self.kernel_size} and ff_kernel={self.ff_kernel}, but "
+                f"only odd kernels keep the length; choose odd ones."
             )
 
     @property
@@ -93,7 +99,7 @@ class _TimestepEmbedder(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(_FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, t: Tensor) -> Tensor:
-        out: Tensor = self.mlp(timestep_embedding(t).to(self.mlp[0].weight.dtype))
+        out: Tensor = self.mlp(timestep_embedding(t).to(next(self.mlp.parameters()).dtype))
         return out
 
 
@@ -101,7 +107,10 @@ class _ConditionEmbedder(nn.Module):
     def __init__(self, width: int, context_dim: int) -> None:
         super().__init__()
         self.mlp = nn.Sequential(
-            nn.Linear(context_dim, width), nn.GELU(approximate="tanh"), nn.Linear(width, width), nn.LayerNorm(width)
+            nn.Linear(context_dim, width),
+            nn.GELU(approximate="tanh"),
+            nn.Linear(width, width),
+            nn.LayerNorm(width),
         )
 
     def forward(self, context: Tensor) -> Tensor:
@@ -178,7 +187,12 @@ class ConcatDiT(nn.Module):
         self.aligned = aligned
         self.blocks = nn.ModuleList(
             TemporalTransformer(
-                width, cfg.num_heads, cfg.self_attentions, cfg.ff_mult, cfg.ff_kernel, cfg.local_prior if aligned else None
+                width,
+                cfg.num_heads,
+                cfg.self_attentions,
+                cfg.ff_mult,
+                cfg.ff_kernel,
+                cfg.local_prior if aligned else None,
             )
             for _ in range(cfg.depth)
         )
@@ -194,8 +208,9 @@ class ConcatDiT(nn.Module):
         for module in self.modules():
             if isinstance(module, SelfAttention):
                 module.init_local_prior()
-        for layer in (self.t_embedder.mlp[0], self.t_embedder.mlp[2]):
-            nn.init.normal_(layer.weight, std=0.02)
+        for name, parameter in self.t_embedder.mlp.named_parameters():
+            if name.endswith("weight"):
+                nn.init.normal_(parameter, std=0.02)
         if self.aligned:
             nn.init.normal_(self.modality.weight, std=0.02)
         else:

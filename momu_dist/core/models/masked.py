@@ -32,8 +32,8 @@ def zero_outside(x: Tensor, mask: Tensor | None) -> Tensor:
 class MaskedGroupNorm(nn.GroupNorm):
     """GroupNorm whose statistics count valid positions only; names and state dict are nn.GroupNorm's."""
 
-    def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:  # noqa: A002 (nn.GroupNorm's name)
-        """Normalised (B, C, *positions); `mask` (B, 1, *positions) broadcasts, statistics are taken in float32 or wider.
+    def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Normalised (B, C, *positions); `mask` (B, 1, *positions) broadcasts. Statistics in float32 or wider.
 
         A sample without any valid position gives the bias, not NaN.
         """
@@ -57,20 +57,24 @@ class MaskedGroupNorm(nn.GroupNorm):
 class MaskedBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm2d whose batch statistics count valid positions only; names and state dict are nn.BatchNorm2d's."""
 
-    def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:  # noqa: A002 (nn.BatchNorm2d's name)
+    def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:
         """Normalised (B, C, H, W); `mask` (B, 1, 1, W). Zero where the mask is False."""
         if mask is None:
             return super().forward(input)
         last = input.movedim(1, -1)
         valid = mask.expand(input.shape[0], 1, *input.shape[2:])[:, 0]
         normal = super().forward(last[valid].t()[None, :, :, None])[0, :, :, 0].t()
-        return last.new_zeros(last.shape, dtype=normal.dtype).masked_scatter(valid[..., None], normal).movedim(-1, 1)
+        return (
+            last.new_zeros(last.shape, dtype=normal.dtype)
+            .masked_scatter(valid[..., None], normal)
+            .movedim(-1, 1)
+        )
 
 
 class MaskedConv1d(nn.Conv1d):
     """Conv1d that sees zeros outside the mask, as the zero padding of the sample alone would show it."""
 
-    def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:  # noqa: A002 (nn.Conv1d's name)
+    def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:
         """Convolution of (B, C_in, T); `mask` (B, 1, T) for the input's positions."""
         return super().forward(zero_outside(input, mask))
 
@@ -78,13 +82,13 @@ class MaskedConv1d(nn.Conv1d):
 class MaskedConv2d(nn.Conv2d):
     """Conv2d that sees zeros outside the mask, as the zero padding of the sample alone would show it."""
 
-    def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:  # noqa: A002 (nn.Conv2d's name)
+    def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:
         """Convolution of (B, C_in, F, T); `mask` (B, 1, 1, T) for the input's columns."""
         return super().forward(zero_outside(input, mask))
 
 
 def key_padding(mask: Tensor | None) -> Tensor | None:
-    """Attention mask (B, 1, 1, N) for `scaled_dot_product_attention` from a mask (B, 1, N): padded keys are not seen."""
+    """Attention mask (B, 1, 1, N) from a mask (B, 1, N): padded keys are not seen."""
     return None if mask is None else mask[:, :, None, :]
 
 

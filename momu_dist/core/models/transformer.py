@@ -22,17 +22,17 @@ class RotaryTable(nn.Module):
     def __init__(self, d_head: int, base: float, size: int) -> None:
         super().__init__()
         self.base = base
-        self.half = d_head // 2
+        self.pairs = d_head // 2
         self.register_buffer("angles", self._angles(size, torch.device("cpu")), persistent=False)
         self.angles: Tensor
 
     def _angles(self, size: int, device: torch.device) -> Tensor:
-        rates = self.base ** (-torch.arange(self.half, device=device, dtype=torch.float64) / self.half)
+        rates = self.base ** (-torch.arange(self.pairs, device=device, dtype=torch.float64) / self.pairs)
         phase = torch.arange(size, device=device, dtype=torch.float64)[:, None] * rates
         return torch.stack((phase.cos(), phase.sin())).float()
 
     def forward(self, positions: Tensor, size: int) -> Rotation:
-        """Rotation for integer `positions` (1 or B, N), all below `size` (given, so that no device is asked).
+        """Rotation for integer `positions` (1 or B, N), all below `size`.
 
         A position of -1 is not rotated.
         """
@@ -44,7 +44,7 @@ class RotaryTable(nn.Module):
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """`x` (B, heads, N, d_head) turned by its position, in the type of `x`; channel i is paired with i + d_head / 2."""
+    """`x` (B, heads, N, d_head) turned by its position, in its own type; channel i pairs with i + d_head / 2."""
     cos, sin = rotation
     first, second = x.chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, first * sin + second * cos), dim=-1).to(x.dtype)
@@ -53,9 +53,9 @@ def rotate(x: Tensor, rotation: Rotation) -> Tensor:
 class SelfAttention(nn.Module):
     """Multi-head self-attention; q, k and v have no bias, except with a local prior.
 
-    `local_prior`: q and k get a learned bias each, both initialised to the same vector local_prior * randn. Under rotary
-    positions their product is largest where two positions are equal, so attention starts peaked at the same frame of
-    every modality instead of having to find the alignment.
+    `local_prior`: q and k get a learned bias each, both initialised to the same vector local_prior * randn. Under
+    rotary positions their product is largest where two positions are equal, so attention starts peaked at the same
+    frame of every modality instead of having to find the alignment.
     """
 
     def __init__(self, width: int, heads: int, local_prior: float | None) -> None:
@@ -77,7 +77,10 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, rotation: Rotation | None, mask: Tensor | None) -> Tensor:
         """Attended (B, N, D) for `x` (B, N, D); `mask` (B, 1, N) hides padded keys."""
-        q, k, v = (layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer in (self.to_q, self.to_k, self.to_v))
+        q, k, v = (
+            layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for layer in (self.to_q, self.to_k, self.to_v)
+        )
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
         out: Tensor = self.to_out(attend(q, k, v, mask).transpose(1, 2).flatten(2))
@@ -103,7 +106,11 @@ class ConvFeedForward(nn.Module):
         inner = width * mult
         # Index 1 is the reference's dropout (0): the state dict numbers the second convolution 2.
         self.net = nn.ModuleList(
-            [_GEGLU(width, inner, kernel), nn.Identity(), MaskedConv1d(inner, width, kernel, padding=kernel // 2)]
+            [
+                _GEGLU(width, inner, kernel),
+                nn.Identity(),
+                MaskedConv1d(inner, width, kernel, padding=kernel // 2),
+            ]
         )
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
@@ -113,7 +120,13 @@ class ConvFeedForward(nn.Module):
 
 class _TransformerBlock(nn.Module):
     def __init__(
-        self, width: int, heads: int, self_attentions: int, ff_mult: int, ff_kernel: int, local_prior: float | None
+        self,
+        width: int,
+        heads: int,
+        self_attentions: int,
+        ff_mult: int,
+        ff_kernel: int,
+        local_prior: float | None,
     ) -> None:
         super().__init__()
         self.attn1 = SelfAttention(width, heads, local_prior)
@@ -134,10 +147,16 @@ class _TransformerBlock(nn.Module):
 
 
 class TemporalTransformer(nn.Module):
-    """One residual block over (B, D, N): GroupNorm, 1x1 convolution, transformer block, zero-initialised 1x1 convolution."""
+    """Residual block over (B, D, N): GroupNorm, 1x1 convolution, transformer block, 1x1 convolution from zero."""
 
     def __init__(
-        self, width: int, heads: int, self_attentions: int, ff_mult: int, ff_kernel: int, local_prior: float | None
+        self,
+        width: int,
+        heads: int,
+        self_attentions: int,
+        ff_mult: int,
+        ff_kernel: int,
+        local_prior: float | None,
     ) -> None:
         super().__init__()
         self.norm = MaskedGroupNorm(32, width, eps=1e-6)
@@ -145,8 +164,8 @@ class TemporalTransformer(nn.Module):
         block = _TransformerBlock(width, heads, self_attentions, ff_mult, ff_kernel, local_prior)
         self.transformer_blocks = nn.ModuleList([block])
         self.proj_out = nn.Conv1d(width, width, 1)
-        nn.init.zeros_(self.proj_out.weight)
-        nn.init.zeros_(self.proj_out.bias)
+        for parameter in self.proj_out.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, rotation: Rotation | None, mask: Tensor | None) -> Tensor:
         """`x` (B, D, N), `rotation` for its N positions or None, `mask` (B, 1, N) or None."""
