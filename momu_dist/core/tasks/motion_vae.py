@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from momu_dist.core.losses.contrast import ContrastConfig, choose_clips, contrastive_loss
-from momu_dist.core.losses.vae import kl_divergence, l1_reconstruction
+from momu_dist.core.losses.vae import kl_loss, l1_reconstruction
 from momu_dist.core.models.autoencoder import Autoencoder, AutoencoderConfig
 from momu_dist.core.tasks.base import (
     Batch,
@@ -22,7 +22,7 @@ from momu_dist.core.tasks.base import (
     motion_channels,
     required,
 )
-from momu_dist.core.tasks.music_vae import _latent_noise, reconstruction_values
+from momu_dist.core.tasks.music_vae import latent_noise, reconstruction_values
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,10 @@ class MotionVaeTask:
 
     def phases(self, networks: Networks, batch: Batch, progress: float) -> Iterator[Phase]:
         motion = batch["motion"]
-        noise = _latent_noise(self.model, batch).to(motion)
+        noise = latent_noise(self.model, batch).to(motion)
         reconstruction, mean, logvar = networks["vae"](motion, noise, batch.lengths)
         rec = l1_reconstruction(motion, reconstruction, batch.lengths)
-        kl = kl_divergence(mean, logvar, batch.lengths // 2, n_elements=batch.lengths * motion.shape[1])
+        kl = kl_loss(mean, logvar, batch.lengths // 2, n_elements=batch.lengths * motion.shape[1])
         contrast = self._contrast(mean, batch)
         total = rec + self.loss.kl_weight * kl + self.loss.contrast_weight * contrast
         yield Phase("vae", total, {"total": total, "rec": rec, "kl": kl, "contrast": contrast})

@@ -9,8 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from momu_dist.core.audio.mel import MEL_FLOOR
-from momu_dist.core.losses.vae import discriminator_loss, generator_loss, kl_divergence, l1_reconstruction
+from momu_dist.core.losses.vae import discriminator_loss, generator_loss, kl_divergence, kl_loss, l1_reconstruction
 from momu_dist.core.models.autoencoder import Autoencoder, AutoencoderConfig
 from momu_dist.core.models.discriminator import PatchDiscriminator, patch_lengths
 from momu_dist.core.models.masked import length_mask
@@ -27,7 +26,6 @@ class MusicVaeLoss:
     gan_start: float = 0.25  # share of the run after which the discriminator joins (DERIVED)
     disc_ndf: int = 64
     disc_norm: Literal["batch", "group"] = "batch"
-    disc_lr: float | None = None  # None: the optimiser's learning rate
 
 
 class MusicVaeTask:
@@ -56,25 +54,25 @@ class MusicVaeTask:
 
     def phases(self, networks: Networks, batch: Batch, progress: float) -> Iterator[Phase]:
         mel, disc = batch["mel"], networks["disc"]
-        noise = _latent_noise(self.model, batch).to(mel)
+        noise = latent_noise(self.model, batch).to(mel)
         reconstruction, mean, logvar = networks["vae"](mel, noise, batch.lengths)
         rec = l1_reconstruction(mel, reconstruction, batch.lengths)
-        kl = kl_divergence(mean, logvar, batch.lengths // 2, n_elements=batch.lengths * mel.shape[1])
+        kl = kl_loss(mean, logvar, batch.lengths // 2, n_elements=batch.lengths * mel.shape[1])
         total = rec + self.loss.kl_weight * kl
         parts = {"rec": rec, "kl": kl}
         adversarial = progress >= self.loss.gan_start
-        columns = patch_lengths(batch.lengths)
+        patches = patch_lengths(batch.lengths)
         if adversarial:
             disc.requires_grad_(False)
-            gan = generator_loss(disc(_image(reconstruction, batch.lengths)), columns)
+            gan = generator_loss(disc(reconstruction[:, None], batch.lengths), patches)
             total = total + self.loss.gan_weight * gan
             parts["gan"] = gan
         yield Phase("vae", total, {"total": total, **parts})
         if adversarial:
             disc.requires_grad_(True)
-            real = disc(_image(mel, batch.lengths))
-            fake = disc(_image(reconstruction.detach(), batch.lengths))
-            d_loss = discriminator_loss(real, fake, columns)
+            real = disc(mel[:, None], batch.lengths)
+            fake = disc(reconstruction.detach()[:, None], batch.lengths)
+            d_loss = discriminator_loss(real, fake, patches)
             yield Phase("disc", d_loss, {"disc": d_loss})
 
     def validate(self, networks: Networks, batch: Batch) -> dict[str, Tensor]:
@@ -82,22 +80,15 @@ class MusicVaeTask:
 
 
 def reconstruction_values(vae: nn.Module, model: AutoencoderConfig, batch: Batch, x: Tensor) -> dict[str, Tensor]:
-    """Return each sample's own L1 and KL per element under its fixed validation noise."""
-    reconstruction, mean, logvar = vae(x, _latent_noise(model, batch).to(x), batch.lengths)
-    mask = length_mask(batch.lengths, x.shape[-1])[:, None].to(x)
+    """Return each sample's own L1 and KL, both per input element, under its fixed validation noise."""
+    reconstruction, mean, logvar = vae(x, latent_noise(model, batch).to(x), batch.lengths)
+    mask = length_mask(batch.lengths, x.shape[-1])[:, None]
     n_elements = batch.lengths * x.shape[1]
-    rec = ((reconstruction - x).abs() * mask).sum((1, 2)) / n_elements
-    latent_mask = length_mask(batch.lengths // 2, mean.shape[-1])[:, None].to(x)
-    kl = (0.5 * (mean**2 + logvar.exp() - 1.0 - logvar) * latent_mask).sum((1, 2)) / n_elements
-    return {"rec": rec, "kl": kl}
+    rec = ((reconstruction.float() - x).abs() * mask).sum((1, 2)) / n_elements
+    return {"rec": rec, "kl": kl_divergence(mean, logvar, batch.lengths // 2) / n_elements}
 
 
-def _latent_noise(model: AutoencoderConfig, batch: Batch) -> Tensor:
+def latent_noise(model: AutoencoderConfig, batch: Batch) -> Tensor:
+    """Return the noise (B, z_channels, L) of each sample's posterior draw."""
     n_latents = int(batch.lengths.max()) // 2
     return randn_each(batch.seeds, (n_latents, model.z_channels), "vae").transpose(1, 2)
-
-
-def _image(mel: Tensor, lengths: Tensor) -> Tensor:
-    """Return (B, 1, 80, T) for the discriminator; padding looks like silence in real and generated alike."""
-    mask = length_mask(lengths, mel.shape[-1])[:, None]
-    return torch.where(mask, mel, MEL_FLOOR)[:, None]

@@ -1,0 +1,132 @@
+"""Reading exactly the samples that the plan names, from parquet shards, with or without Ray."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from momu_dist.data.manifest import load_index
+from momu_dist.data.plan import PlannedSample, SamplePlan
+from momu_dist.data.record import table_rows
+from momu_dist.errors import DataError
+
+
+@dataclass(frozen=True)
+class FeedSpec:
+    """Everything a reader anywhere needs: plain values that travel to workers."""
+
+    root: str
+    columns: tuple[str, ...]
+    seed: int
+    global_batch: int
+    shuffle_row_groups: int
+    validation_clips: int
+
+
+class ShardReader:
+    """Clips of one split of a prepared folder by index, keeping the row groups of one shuffle window in memory."""
+
+    def __init__(self, root: str, split: str, columns: Sequence[str], keep: int) -> None:
+        self.root = Path(root)
+        index = load_index(self.root)
+        self.index = index.filter(pc.equal(index["split"], split))
+        self.columns = ["clip_id", "length", *columns]
+        self.keep = keep
+        self._place = list(
+            zip(*(self.index[name].to_pylist() for name in ("shard", "row_group", "row")), strict=True)
+        )
+        self._tables: OrderedDict[tuple[str, int], pa.Table] = OrderedDict()
+
+    def row_groups(self) -> list[list[int]]:
+        """Return clip indices by row group, in the order of the index."""
+        groups: dict[tuple[str, int], list[int]] = {}
+        for clip, (shard, row_group, _) in enumerate(self._place):
+            groups.setdefault((shard, row_group), []).append(clip)
+        return list(groups.values())
+
+    def __len__(self) -> int:
+        return len(self._place)
+
+    def rows(self, samples: Sequence[PlannedSample]) -> pa.Table:
+        """Return the table of `samples` in their order, with their epoch as a column."""
+        parts = []
+        for sample in samples:
+            shard, row_group, row = self._place[sample.clip]
+            parts.append(self._table(shard, row_group).slice(row, 1))
+        table = pa.concat_tables(parts).combine_chunks()
+        return table.append_column("epoch", pa.array([sample.epoch for sample in samples], pa.int32()))
+
+    def _table(self, shard: str, row_group: int) -> pa.Table:
+        key = (shard, row_group)
+        if key not in self._tables:
+            path = self.root / shard
+            try:
+                with pq.ParquetFile(path) as file:
+                    self._tables[key] = file.read_row_group(row_group, columns=self.columns)
+            except (OSError, pa.ArrowException) as error:
+                raise DataError(f"{path} cannot be read ({error}); prepare the data again.") from error
+            if len(self._tables) > self.keep:
+                self._tables.popitem(last=False)
+        self._tables.move_to_end(key)
+        return self._tables[key]
+
+
+class PlanReader:
+    """Turns step numbers into this worker's rows; the same class works inside Ray Data and in a plain loop."""
+
+    def __init__(self, spec: FeedSpec, rank: int, world_size: int) -> None:
+        self.reader = ShardReader(spec.root, "train", spec.columns, keep=spec.shuffle_row_groups + 2)
+        self.plan = make_plan(spec, self.reader)
+        self.rank = rank
+        self.world_size = world_size
+
+    def read(self, step: int) -> pa.Table:
+        """Return the rows of global batch `step` that belong to this worker."""
+        return self.reader.rows(self.plan.share(step, self.rank, self.world_size))
+
+    def __call__(self, block: dict[str, Any]) -> Iterator[pa.Table]:
+        """Ray Data's form: a block of step numbers in column `id`, one table a step out."""
+        for step in block["id"]:
+            yield self.read(int(step))
+
+
+class LocalFeed:
+    """A worker's feed in a plain loop, without Ray."""
+
+    def __init__(self, spec: FeedSpec, rank: int = 0, world_size: int = 1) -> None:
+        self.spec = spec
+        self.reader = PlanReader(spec, rank, world_size)
+        self.plan_fingerprint = self.reader.plan.fingerprint()
+
+    def steps(self, first: int, total: int) -> Iterator[Sequence[dict[str, Any]]]:
+        for step in range(first, total):
+            yield table_rows(self.reader.read(step))
+
+    def validation(self) -> Sequence[dict[str, Any]]:
+        return validation_rows(self.spec, self.reader.rank, self.reader.world_size)
+
+
+def make_plan(spec: FeedSpec, reader: ShardReader | None = None) -> SamplePlan:
+    """Return the plan of the training split under `spec`."""
+    reader = reader or ShardReader(spec.root, "train", (), keep=1)
+    if not len(reader):
+        raise DataError(f"{spec.root} has no training clips; prepare more data or other split fractions.")
+    return SamplePlan(reader.row_groups(), spec.seed, spec.global_batch, spec.shuffle_row_groups)
+
+
+def validation_rows(spec: FeedSpec, rank: int, world_size: int) -> list[dict[str, Any]]:
+    """Return this worker's validation clips, spread over the split; every worker gets the same number."""
+    reader = ShardReader(spec.root, "val", spec.columns, keep=2)
+    n = min(len(reader), spec.validation_clips)
+    if n == 0:
+        return []
+    chosen = [i * len(reader) // n for i in range(n)]
+    chosen = chosen[: n - n % world_size] if n >= world_size else [chosen[i % n] for i in range(world_size)]
+    return table_rows(reader.rows([PlannedSample(0, clip) for clip in chosen[rank::world_size]]))

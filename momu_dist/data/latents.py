@@ -1,0 +1,179 @@
+"""Latents of every prepared clip, encoded once and cached with the fingerprint of the weights that made them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from momu_dist.core.latents import LatentScale, LatentSums, Scaling
+from momu_dist.data.manifest import Manifest, load_index
+from momu_dist.data.record import table_rows
+from momu_dist.errors import DataError
+
+MODALITIES = ("music", "motion")
+COLUMNS = tuple(f"{modality}_{part}" for modality in MODALITIES for part in ("mean", "logvar"))
+
+_LIST = pa.list_(pa.float32())
+SCHEMA = pa.schema(
+    [
+        pa.field("clip_id", pa.string()),
+        pa.field("group_id", pa.string()),
+        pa.field("length", pa.int32(), metadata={"unit": "latents at 31.25 Hz"}),
+        *(pa.field(name, _LIST, metadata={"shape": "(length, channels)", "rate": "31.25 Hz"}) for name in COLUMNS),
+    ]
+)
+
+UnitRunner = Callable[[list[dict[str, Any]], Callable[[dict[str, Any]], dict[str, Any]]], Iterable[dict[str, Any]]]
+
+
+class ClipEncoder(Protocol):
+    """Encodes one clip's mel (80, T) and motion (T, 14, 2) px; returns COLUMNS as (T // 2, channels) arrays."""
+
+    def __call__(self, mel: np.ndarray, motion_px: np.ndarray) -> dict[str, np.ndarray]: ...
+
+
+@dataclass(frozen=True)
+class LatentManifest:
+    """`latents.json`: which weights and which data made these latents, and the sums their scales come from."""
+
+    root: Path
+    fingerprint: str
+    sums: dict[str, LatentSums]
+
+    @classmethod
+    def load(cls, root: str | Path) -> LatentManifest:
+        """Read the manifest of a latents folder; an unfinished or missing one is a DataError."""
+        path = Path(root) / "latents.json"
+        if not path.is_file():
+            raise DataError(f"no latents at {root}: {path.name} is missing; the diffusion stages encode them by themselves.")
+        tree = json.loads(path.read_text())
+        return cls(Path(root), tree["fingerprint"], {m: LatentSums.from_dict(tree["sums"][m]) for m in MODALITIES})
+
+    def scales(self, scaling: Scaling) -> dict[str, LatentScale]:
+        """Return the scale of each modality, from all training latents."""
+        return {modality: self.sums[modality].scale(scaling) for modality in MODALITIES}
+
+
+def latent_fingerprint(data: Manifest, weights: Mapping[str, str]) -> str:
+    """A hash of what latents depend on: the prepared data and the weights (sha256 by VAE)."""
+    text = json.dumps({"data": data.fingerprint, **dict(sorted(weights.items()))})
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def open_latents(
+    data: Manifest, weights: Mapping[str, str], folder: str | None, encode: Callable[[Path, str], None]
+) -> LatentManifest:
+    """Return the latents of `data` under these weights; `encode(root, fingerprint)` makes them where there are none.
+
+    A `folder` that was named and holds latents of other weights or data is refused, never overwritten.
+    """
+    fingerprint = latent_fingerprint(data, weights)
+    root = Path(folder) if folder else data.root / "latents" / fingerprint
+    if not (root / "latents.json").is_file():
+        encode(root, fingerprint)
+    latents = LatentManifest.load(root)
+    if latents.fingerprint != fingerprint:
+        raise DataError(
+            f"the latents at {root} were made by other weights or from other data (theirs {latents.fingerprint}, "
+            f"expected {fingerprint}); name another data.latents folder, or none, and they are encoded again."
+        )
+    return latents
+
+
+def encode_latents(
+    data: Manifest, root: Path, fingerprint: str, make_encoder: Callable[[], ClipEncoder], run_units: UnitRunner
+) -> None:
+    """Encode every shard of `data` into `root`, one unit a shard; finished shards of an earlier try are kept."""
+    shards = sorted(set(load_index(data.root)["shard"].to_pylist()))
+    units = [{"data": str(data.root), "root": str(root), "shard": shard, "fingerprint": fingerprint} for shard in shards]
+    sums: dict[str, LatentSums | None] = dict.fromkeys(MODALITIES)
+    for result in run_units(units, EncodeShard(make_encoder)):
+        for modality, tree in result["sums"].items():
+            part, so_far = LatentSums.from_dict(tree), sums[modality]
+            sums[modality] = part if so_far is None else so_far + part
+    if None in sums.values():
+        raise DataError(f"{data.root} has no training clips to take latent statistics from; prepare more data.")
+    _write_index(data, root)
+    tree = {"fingerprint": fingerprint, "sums": {m: s.to_dict() for m, s in sums.items() if s is not None}}
+    _write_text(root / "latents.json", json.dumps(tree))
+
+
+class EncodeShard:
+    """Encodes one shard where it is called; the networks are loaded once a process."""
+
+    def __init__(self, make_encoder: Callable[[], ClipEncoder]) -> None:
+        self.make_encoder = make_encoder
+        self._encoder: ClipEncoder | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"make_encoder": self.make_encoder, "_encoder": None}
+
+    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
+        target = Path(unit["root"]) / unit["shard"]
+        note = target.with_suffix(".json")
+        if note.is_file() and target.is_file():
+            done: dict[str, Any] = json.loads(note.read_text())
+            if done["fingerprint"] == unit["fingerprint"]:
+                return done
+        self._encoder = self._encoder or self.make_encoder()
+        sums: dict[str, LatentSums] = {}
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_suffix(".writing")
+        training = Path(unit["shard"]).parts[0] == "train"
+        with pq.ParquetFile(Path(unit["data"]) / unit["shard"]) as file, pq.ParquetWriter(temporary, SCHEMA) as writer:
+            for group in range(file.num_row_groups):
+                table = file.read_row_group(group, columns=["clip_id", "group_id", "length", "mel", "motion"])
+                writer.write_table(self._encode(table, sums if training else None))
+        temporary.rename(target)
+        result = {
+            "fingerprint": unit["fingerprint"],
+            "clips": pq.read_metadata(target).num_rows,
+            "sums": {modality: part.to_dict() for modality, part in sums.items()},
+        }
+        _write_text(note, json.dumps(result))
+        return result
+
+    def _encode(self, table: pa.Table, sums: dict[str, LatentSums] | None) -> pa.Table:
+        assert self._encoder is not None
+        rows = []
+        for row in table_rows(table):
+            latents = self._encoder(row["mel"], row["motion"])
+            n = len(latents["music_mean"])
+            flat = {name: values.astype(np.float32).reshape(-1) for name, values in latents.items()}
+            rows.append({"clip_id": row["clip_id"], "group_id": row["group_id"], "length": n, **flat})
+            if sums is not None:
+                for modality in MODALITIES:
+                    part = LatentSums.of(latents[f"{modality}_mean"], latents[f"{modality}_logvar"])
+                    sums[modality] = sums[modality] + part if modality in sums else part
+        return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def in_process(
+    units: list[dict[str, Any]], fn: Callable[[dict[str, Any]], dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """The runner without Ray: one unit after the other."""
+    return map(fn, units)
+
+
+def _write_index(data: Manifest, root: Path) -> None:
+    """The index of the data with lengths in latents; shards and row groups are the same."""
+    index = load_index(data.root)
+    halved = pa.array([length // 2 for length in index["length"].to_pylist()], pa.int32())
+    place = index.schema.get_field_index("length")
+    temporary = root / "index.writing"
+    pq.write_table(index.set_column(place, "length", halved), temporary)
+    temporary.rename(root / "index.parquet")
+
+
+def _write_text(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".writing")
+    temporary.write_text(text)
+    temporary.rename(path)

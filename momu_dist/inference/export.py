@@ -1,0 +1,144 @@
+"""Checkpoints for use: safetensors + one JSON that says what the weights are, hashed, without pickles.
+
+An export folder holds `model.safetensors` and `model.json`; that of a diffusion transformer also holds the exports of the
+two VAEs it was trained with (`music_vae/`, `motion_vae/`), so that one folder is enough to generate.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from momu_dist.config.load import config_from_dict
+from momu_dist.config.schema import RunConfig
+from momu_dist.errors import CheckpointError
+
+FORMAT = 1
+VAES = ("music_vae", "motion_vae")
+
+
+@dataclass(frozen=True)
+class Export:
+    """What `model.json` says. `config` is the resolved run; `facts` the rest (statistics, fingerprints, commit, hash)."""
+
+    folder: Path
+    config: RunConfig
+    facts: dict[str, Any]
+
+    @property
+    def stage(self) -> str:
+        """The training stage that made the weights."""
+        return self.config.stage
+
+    @property
+    def sha256(self) -> str:
+        """The hash of the weights' file."""
+        return str(self.facts["sha256"])
+
+    def load_into(self, net: nn.Module) -> nn.Module:
+        """Load the weights into `net` and return it in eval mode; a torn or altered file is a CheckpointError."""
+        path = self.folder / "model.safetensors"
+        if file_sha256(path) != self.sha256:
+            raise CheckpointError(
+                f"{path} does not have the hash that {self.folder / 'model.json'} promises; "
+                "the file is torn or was changed: copy the export again."
+            )
+        missing, unexpected = net.load_state_dict(load_file(path), strict=False)
+        if missing or unexpected:
+            raise CheckpointError(
+                f"{path} does not fit the network of its config (missing {missing[:3]}, unexpected {unexpected[:3]})."
+            )
+        return net.eval()
+
+
+def write_export(
+    folder: Path, config: dict[str, Any], state: Mapping[str, Tensor], facts: Mapping[str, Any], vaes: Mapping[str, Path]
+) -> None:
+    """Write an export in place of any older one: a temporary folder first, then one rename."""
+    temporary = folder.with_name(f".{folder.name}-writing")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    save_file({name: value.contiguous() for name, value in state.items()}, temporary / "model.safetensors")
+    tree = {
+        "format": FORMAT,
+        "stage": config["stage"],
+        "config": config,
+        "parameters": sum(value.numel() for value in state.values()),
+        "sha256": file_sha256(temporary / "model.safetensors"),
+        "commit": source_commit(),
+        **facts,
+    }
+    (temporary / "model.json").write_text(json.dumps(tree, indent=2))
+    for name, source in vaes.items():
+        shutil.copytree(source, temporary / name, copy_function=_link_or_copy)
+    old = folder.with_name(f".{folder.name}-old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    temporary.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def find_export(path: str | Path, stage: str | None = None) -> Export:
+    """Return the export at `path` (an export folder, or a run folder that holds one); `stage` is what it must be."""
+    root = Path(path)
+    folder = next((f for f in (root, root / "export") if (f / "model.json").is_file()), None)
+    if folder is None:
+        state = "has no export yet (training writes one at its checkpoints)" if root.is_dir() else "does not exist"
+        raise CheckpointError(f"no trained model at {root}: the folder {state}; expected a run folder or its export/.")
+    try:
+        tree = json.loads((folder / "model.json").read_text())
+        config = tree.pop("config")
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{folder / 'model.json'} cannot be read: {error}.") from error
+    if tree.get("format") != FORMAT:
+        raise CheckpointError(f"{folder} has export format {tree.get('format')}, this version reads {FORMAT}.")
+    export = Export(folder, config_from_dict(config, where=str(folder / "model.json")), tree)
+    if stage is not None and export.stage != stage:
+        raise CheckpointError(f"{folder} holds a {export.stage} model, expected {stage}.")
+    return export
+
+
+def exports_under(path: str | Path) -> list[Export]:
+    """Return the export at `path`, or those of the run folders directly under it."""
+    root = Path(path)
+    if any((f / "model.json").is_file() for f in (root, root / "export")) or not root.is_dir():
+        return [find_export(root)]
+    found = [find_export(child) for child in sorted(root.iterdir()) if (child / "export" / "model.json").is_file()]
+    return found or [find_export(root)]
+
+
+def file_sha256(path: Path) -> str:
+    """Return the hex SHA-256 of a file; a missing one is a CheckpointError."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def source_commit() -> str:
+    """Return the commit of the checkout that runs, or `unknown` outside one."""
+    here = Path(__file__).parent
+    command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

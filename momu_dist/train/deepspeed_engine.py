@@ -1,0 +1,87 @@
+"""DeepSpeed ZeRO 0-3 behind the engine contract. The only file that imports deepspeed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from momu_dist.train.engine import EngineOptions
+
+
+def deepspeed_config(options: EngineOptions, stage: int) -> dict[str, Any]:
+    """Return DeepSpeed's JSON, derived from the one config; nothing in it is set anywhere else."""
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": options.micro_batch,
+        "gradient_accumulation_steps": options.accumulation,
+        "gradient_clipping": options.optim.clip_norm,
+        "zero_optimization": {"stage": stage},
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 10**12,
+    }
+    if options.bf16:
+        config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
+    return config
+
+
+class DeepSpeedEngine:
+    """torch's AdamW under ZeRO. Parameters stay fp32; bf16 is autocast inside the network's forward."""
+
+    def __init__(self, stage: int, name: str, net: nn.Module, options: EngineOptions) -> None:
+        self.name = name
+        self.stage = stage
+        self.net = net
+        self.options = options
+        optimizer = torch.optim.AdamW(
+            net.parameters(),
+            lr=options.optim.lr,
+            betas=options.optim.betas,
+            weight_decay=options.optim.weight_decay,
+        )
+        self.module, *_ = deepspeed.initialize(model=net, optimizer=optimizer, config=deepspeed_config(options, stage))
+        self.engine: Any = self.module
+
+    def computing(self) -> AbstractContextManager[object]:
+        return nullcontext()
+
+    def backward(self, loss: Tensor) -> None:
+        self.engine.backward(loss)
+
+    def step(self, lr: float) -> float | None:
+        boundary = self.engine.is_gradient_accumulation_boundary()
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = lr
+        self.engine.step()
+        norm = self.engine.get_global_grad_norm() if boundary else None
+        return None if norm is None else float(norm)
+
+    def local_parameters(self) -> dict[str, Tensor]:
+        named = self.net.named_parameters()
+        return {name: (p.ds_tensor if self.stage == 3 else p).detach() for name, p in named}
+
+    def gather(self, local: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        state = {name: value.detach().to("cpu", copy=True) for name, value in self.net.named_buffers()}
+        if self.stage < 3:
+            return {**state, **{name: value.to("cpu", copy=True) for name, value in local.items()}}
+        for name, parameter in self.net.named_parameters():
+            state[name] = self._whole(parameter, local[name])
+        return state
+
+    @staticmethod
+    def _whole(parameter: Any, shard: Tensor) -> Tensor:
+        """Join one parameter's ZeRO-3 shards: equal flat parts, the last one padded."""
+        parts = [torch.empty_like(shard) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, shard.contiguous())
+        return torch.cat(parts)[: parameter.ds_numel].view(parameter.ds_shape).to("cpu", copy=True)
+
+    def save(self, folder: Path) -> None:
+        self.engine.save_checkpoint(str(folder), tag=self.name, save_latest=False)
+
+    def load(self, folder: Path) -> None:
+        self.engine.load_checkpoint(str(folder), tag=self.name)
