@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-import librosa
 import torch
+from librosa.filters import mel as slaney_mel
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -23,7 +23,7 @@ EDGE = (N_FFT - HOP) // 2  # samples reflected at each end, so that n samples gi
 @lru_cache(maxsize=8)
 def mel_filterbank(device: torch.device) -> Tensor:
     """The Slaney filterbank (80, 513), 0-8000 Hz, float32 on `device`; cached, so treat it as read-only."""
-    basis = librosa.filters.mel(sr=SAMPLE_RATE, n_fft=N_FFT, n_mels=N_MELS, fmin=0, fmax=SAMPLE_RATE / 2)
+    basis = slaney_mel(sr=SAMPLE_RATE, n_fft=N_FFT, n_mels=N_MELS, fmin=0, fmax=SAMPLE_RATE / 2)
     return torch.from_numpy(basis).to(device)
 
 
@@ -43,10 +43,12 @@ def log_mel(wav: Tensor) -> Tensor:
     sqrt(re^2 + im^2 + 1e-9), log10 of at least 1e-5).
     """
     if wav.ndim not in (1, 2):
-        raise ClipError(f"audio has shape {tuple(wav.shape)}, expected (n,) or (B, n) mono samples; mix channels first")
+        raise ClipError(
+            f"audio has shape {tuple(wav.shape)}, expected (n,) or (B, n) mono samples; mix channels first"
+        )
     if wav.shape[-1] <= EDGE:
         raise ClipError(
-            f"audio has {wav.shape[-1]} samples, expected at least {EDGE + 1} at {SAMPLE_RATE} Hz; the clip is too short"
+            f"audio has {wav.shape[-1]} samples, expected {EDGE + 1} or more at {SAMPLE_RATE} Hz; the clip is too short"
         )
     if not torch.isfinite(wav).all():
         raise ClipError("audio holds values that are not finite, expected none; the file may be damaged")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import gcd
 
-import librosa
 import numpy as np
+from librosa.onset import onset_detect
 from numpy.typing import ArrayLike, NDArray
 from scipy.signal import resample_poly
 
@@ -49,7 +49,9 @@ def onset_times(wav: ArrayLike, sample_rate: int, rule: OnsetRule = LORIS_ONSETS
             "mix channels and scale integers first"
         )
     if sample_rate <= 0:
-        raise ClipError(f"audio's rate is {sample_rate} Hz, expected a positive number; check the file's header")
+        raise ClipError(
+            f"audio's rate is {sample_rate} Hz, expected a positive number; check the file's header"
+        )
     if not np.isfinite(samples).all():
         raise ClipError("audio holds values that are not finite, expected none; the file may be damaged")
     if not samples.any():
@@ -57,7 +59,7 @@ def onset_times(wav: ArrayLike, sample_rate: int, rule: OnsetRule = LORIS_ONSETS
     if sample_rate != ONSET_SAMPLE_RATE:
         common = gcd(ONSET_SAMPLE_RATE, int(sample_rate))
         samples = resample_poly(samples, ONSET_SAMPLE_RATE // common, int(sample_rate) // common)
-    times = librosa.onset.onset_detect(
+    times = onset_detect(
         y=samples.astype(np.float32),
         sr=ONSET_SAMPLE_RATE,
         hop_length=ONSET_HOP,

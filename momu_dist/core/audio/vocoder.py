@@ -34,7 +34,9 @@ class GriffinLim:
 
     def __init__(self, n_iter: int = 32) -> None:
         if n_iter < 1:
-            raise DataError(f"Griffin-Lim was given {n_iter} iterations, expected at least 1; its default is 32")
+            raise DataError(
+                f"Griffin-Lim was given {n_iter} iterations, expected at least 1; its default is 32"
+            )
         self.n_iter = n_iter
 
     @property
@@ -53,7 +55,9 @@ class GriffinLim:
         if len(seeds) != len(log10_mel):
             raise DataError(f"{len(seeds)} seeds were given for {len(log10_mel)} mels, expected one for each")
         if not torch.isfinite(log10_mel).all():
-            raise DataError("mel holds values that are not finite, expected none; the model's output is broken")
+            raise DataError(
+                "mel holds values that are not finite, expected none; the model's output is broken"
+            )
         with torch.no_grad():
             clips = [self._one(mel, seed) for mel, seed in zip(log10_mel.float(), seeds, strict=True)]
         return torch.stack(clips) if clips else log10_mel.new_zeros((0, HOP * log10_mel.shape[2]))

@@ -56,7 +56,7 @@ class BeatSummary:
 
 @dataclass(frozen=True)
 class D2MScore:
-    """D2M-GAN's scores: cover = generated / reference beats (may exceed 1, no match needed), hit = matched / reference."""
+    """D2M-GAN's scores: cover = generated / reference beats (may exceed 1); hit = matched / reference beats."""
 
     cover: float
     hit: float
@@ -71,15 +71,21 @@ def validate(times_s: ArrayLike, name: str = "beats") -> NDArray[np.float64]:
     if times.ndim != 1:
         raise DataError(f"{name} have shape {times.shape}, expected (n,) times in seconds; flatten them")
     if not np.isfinite(times).all():
-        raise DataError(f"{name} hold values that are not finite, expected times in seconds; drop or repair them")
+        raise DataError(
+            f"{name} hold values that are not finite, expected times in seconds; drop or repair them"
+        )
     if times.size == 0:
         return times
     if times.min() < 0:
-        raise DataError(f"{name} hold {times.min():g} s, expected times from 0 s on; measure from the clip's start")
+        raise DataError(
+            f"{name} hold {times.min():g} s, expected times from 0 s on; measure from the clip's start"
+        )
     gaps = np.diff(times)
     if (gaps < 0).any():
         at = int(np.argmax(gaps < 0))
-        raise DataError(f"{name} are not sorted: {times[at]:g} s stands before {times[at + 1]:g} s; sort them")
+        raise DataError(
+            f"{name} are not sorted: {times[at]:g} s stands before {times[at + 1]:g} s; sort them"
+        )
     if times[-1] > MAX_TIME_S or (gaps.size and np.median(gaps) > _MAX_MEDIAN_GAP_S):
         raise DataError(
             f"{name} reach {times[-1]:g}, expected seconds up to {MAX_TIME_S:g} with gaps under {_MAX_MEDIAN_GAP_S:g}; "
@@ -98,7 +104,9 @@ def match_beats(reference_s: ArrayLike, generated_s: ArrayLike, tolerance_s: flo
     reference = validate(reference_s, "reference beats")
     generated = validate(generated_s, "generated beats")
     if not (math.isfinite(tolerance_s) and tolerance_s > 0):
-        raise DataError(f"tolerance is {tolerance_s} s, expected a positive number of seconds such as {TOLERANCE_S}")
+        raise DataError(
+            f"tolerance is {tolerance_s} s, expected a positive number of seconds such as {TOLERANCE_S}"
+        )
     distance = np.abs(reference[:, None] - generated[None, :])
     rows, columns = np.nonzero(distance <= tolerance_s + _ROUNDING_S)
     nearest_first = np.lexsort((reference[rows] + generated[columns], distance[rows, columns].round(9)))
@@ -127,7 +135,9 @@ def grid_bins(times_s: ArrayLike, duration_s: float, grid_hz: float = 1.0) -> ND
     """
     times = validate(times_s)
     if not (math.isfinite(duration_s) and duration_s > 0 and math.isfinite(grid_hz) and grid_hz > 0):
-        raise DataError(f"a grid of {grid_hz} Hz over {duration_s} s cannot be made, expected positive numbers")
+        raise DataError(
+            f"a grid of {grid_hz} Hz over {duration_s} s cannot be made, expected positive numbers"
+        )
     bins = np.zeros(math.ceil(duration_s * grid_hz), dtype=np.int64)
     hit = (times * grid_hz).astype(np.int64)
     bins[hit[hit < len(bins)]] = 1
@@ -174,7 +184,9 @@ def aggregate(scores: Sequence[BeatScore]) -> BeatSummary:
     means), verified on the paper's Tables 2-5.
     """
     if not scores:
-        raise DataError("there are no beat scores to average, expected at least one clip; was every clip rejected?")
+        raise DataError(
+            "there are no beat scores to average, expected at least one clip; was every clip rejected?"
+        )
     bcs = np.array([score.bcs for score in scores])
     bhs = np.array([score.bhs for score in scores])
     csd, hsd = (float(np.std(x, ddof=1)) if len(x) > 1 else math.nan for x in (bcs, bhs))
@@ -194,7 +206,7 @@ def _cut_to_generated(
     generated = np.asarray(generated_bins, dtype=bool)
     if reference.ndim != 1 or generated.ndim != 1 or len(reference) < len(generated):
         raise DataError(
-            f"beat vectors have shapes {reference.shape} (reference) and {generated.shape} (generated), expected (n,) and "
-            "(m,) with n >= m; cut the generated clip to its reference"
+            f"beat vectors have shapes {reference.shape} (reference) and {generated.shape} (generated), expected (n,) "
+            "and (m,) with n >= m; cut the generated clip to its reference"
         )
     return reference[: len(generated)], generated

@@ -15,7 +15,9 @@ _CHILDREN = [child for _, child in LIMBS]
 def limb_lengths(motion: ArrayLike) -> NDArray[np.float64]:
     """The 13 limb lengths (..., 13) in the unit of `motion` (..., 14, 2), in the order of LIMBS."""
     joints = np.asarray(motion, dtype=np.float64)
-    lengths: NDArray[np.float64] = np.linalg.norm(joints[..., _CHILDREN, :] - joints[..., _PARENTS, :], axis=-1)
+    lengths: NDArray[np.float64] = np.linalg.norm(
+        joints[..., _CHILDREN, :] - joints[..., _PARENTS, :], axis=-1
+    )
     return lengths
 
 

@@ -77,7 +77,9 @@ class MotionStats:
                 bone_lengths_px=tuple(float(length) for length in values["bone_lengths_px"]),
             )
         except KeyError as error:
-            raise DataError(f"motion statistics lack {error}, expected centre, scale, bone_lengths_px") from error
+            raise DataError(
+                f"motion statistics lack {error}, expected centre, scale, bone_lengths_px"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,9 @@ class MotionSums:
         x, y = self.sum_x / self.n, self.sum_y / self.n
         variance = (self.sum_squares / self.n - x * x - y * y) / 2
         n_poses = self.n // N_JOINTS
-        return MotionStats((x, y), math.sqrt(max(variance, 0.0)), tuple(total / n_poses for total in self.limb_sums))
+        return MotionStats(
+            (x, y), math.sqrt(max(variance, 0.0)), tuple(total / n_poses for total in self.limb_sums)
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The sums as JSON types (Python writes floats so that they read back exactly)."""
@@ -150,4 +154,6 @@ class MotionSums:
                 limb_sums=tuple(float(total) for total in values["limb_sums"]),
             )
         except KeyError as error:
-            raise DataError(f"motion sums lack {error}, expected n, sum_x, sum_y, sum_squares, limb_sums") from error
+            raise DataError(
+                f"motion sums lack {error}, expected n, sum_x, sum_y, sum_squares, limb_sums"
+            ) from error

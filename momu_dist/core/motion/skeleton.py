@@ -65,7 +65,8 @@ def body25_to_14(keypoints: ArrayLike) -> NDArray[np.float64]:
 def coco17_to_14(keypoints: ArrayLike) -> NDArray[np.float64]:
     """The 14 joints (..., 14, 3) of COCO-17 keypoints (..., 17, 3); last axis (x px, y px, confidence).
 
-    The neck is the midpoint of the shoulders with the smaller of their confidences. Zero frames in, zero frames out.
+    The neck is the midpoint of the shoulders with the smaller of their confidences (not their mean), so that a neck
+    between a seen shoulder and an undetected one at (0, 0) counts as missing. Zero frames in, zero frames out.
     Raises ClipError for another shape.
     """
     coco = _checked(keypoints, 17, "COCO-17")
