@@ -20,7 +20,8 @@ Sampler = Callable[[Denoiser, NoiseSchedule, Tensor, list[int]], Tensor]
 
 
 class Gaussian:
-    """The ideal network for latents drawn from N(MEAN, STD^2): eps = sqrt(1 - abar) (z - sqrt(abar) MEAN) / Var z_t."""
+    """The ideal network for latents drawn from N(MEAN, STD^2): eps = sqrt(1 - abar) (z - sqrt(abar) MEAN) /
+    Var z_t."""
 
     def __init__(self, schedule: NoiseSchedule) -> None:
         self.schedule = schedule
@@ -72,8 +73,8 @@ def test_mean_and_deviation_are_those_of_the_data(sampler: Sampler, schedule: No
     seeds = [1, 2, 3]
     z_0 = sampler(Gaussian(schedule), schedule, start(seeds, 2000), seeds).double()
     error = STD / z_0.numel() ** 0.5  # standard error of the mean; that of the deviation is smaller
-    # Beside chance: alpha_bar ends at 0.0047, not 0 (starting from N(0, 1) loses 0.0047 of the mean's square), and a
-    # deterministic run of 200 steps has a first-order error of about 1 %.
+    # Beside chance: alpha_bar ends at 0.0047, not 0 (starting from N(0, 1) loses 0.0047 of the mean's
+    # square), and a deterministic run of 200 steps has a first-order error of about 1 %.
     assert abs(z_0.mean().item() - MEAN) < 4 * error + 0.02
     assert abs(z_0.std().item() - STD) < 4 * error + 0.01
 
@@ -130,7 +131,8 @@ def test_progress_is_reported_for_every_step(schedule: NoiseSchedule) -> None:
 
 
 def _exact_flow(schedule: NoiseSchedule, z: Tensor, t: int) -> Tensor:
-    """The probability-flow ODE of Gaussian data keeps z's quantile: from the marginal at step t to the one at step 0."""
+    """The probability-flow ODE of Gaussian data keeps z's quantile: from the marginal at step t to the one at
+    step 0."""
 
     def moments(step: int) -> tuple[Tensor, Tensor]:
         a_bar = schedule.alpha_bar[step]

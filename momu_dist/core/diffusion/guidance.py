@@ -1,4 +1,4 @@
-"""Guidance: denoisers made of conditional networks (Eq. 7) and the joint sampler of both modalities (Algorithm 2)."""
+"""Guidance: denoisers made of conditional networks (Eq. 7), and joint sampling of both (Algorithm 2)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from momu_dist.errors import ConfigError
 class ConditionalModel(Protocol):
     """A network that predicts the noise (or v) of one modality's latents, given the other modality's.
 
-    z (B, C, L); t (B,) int64; condition (B, C_other, L); lengths (B,) int64 or None for "all of L"; drop (B,) bool, true
-    where the learned null takes the condition's place. Returns (B, C, L).
+    z (B, C, L); t (B,) int64; condition (B, C_other, L); lengths (B,) int64 or None for "all of L"; drop (B,)
+    bool, true where the learned null takes the condition's place. Returns (B, C, L).
     """
 
     def __call__(
@@ -27,7 +27,8 @@ class ConditionalModel(Protocol):
 def as_eps(model: ConditionalModel, schedule: NoiseSchedule, prediction: str) -> ConditionalModel:
     """`model` as a predictor of eps, whatever it was trained to predict (`prediction`: "eps" or "v").
 
-    Guidance mixes branches linearly, and eps is linear in v at fixed z_t, so guiding eps and guiding v are the same.
+    Guidance mixes branches linearly, and eps is linear in v at fixed z_t, so guiding eps and guiding v are
+    the same.
     """
     if prediction == "eps":
         return model
@@ -45,8 +46,9 @@ def classifier_free(
 ) -> Denoiser:
     """The guided denoiser eps_null + scale (eps_condition - eps_null), Eq. 7.
 
-    `model` predicts eps (see `as_eps`); `condition` (B, C_other, L), `lengths` (B,). Both branches are one call with 2 B
-    rows, null first. At scale 1 the null branch cancels, so only the conditional one is computed.
+    `model` predicts eps (see `as_eps`); `condition` (B, C_other, L), `lengths` (B,). Both branches are one
+    call with 2 B rows, null first. At scale 1 the null branch cancels, so only the conditional one is
+    computed.
     """
 
     def conditional(z: Tensor, t: Tensor) -> Tensor:
@@ -75,17 +77,18 @@ def cross_guidance(
     lengths: Tensor | None = None,
     on_step: OnStep | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Music and motion latents that belong together, (B, C_a, L) and (B, C_m, L), from two noises (Algorithm 2).
+    """Music and motion latents that belong together, (B, C_a, L) and (B, C_m, L) (Algorithm 2).
 
-    `eps_a(z_a, t, z_m, ...)` and `eps_m(z_m, t, z_a, ...)` predict eps and take the other modality's latents in the scale
-    of those they were trained on. Steps are DDIM, eta 0. Above T_c = gamma T each latent moves unconditionally; from T_c
-    down each is guided by the other's clean estimate (gamma 0.5 is the paper's default; of 50 steps 25 are guided).
-    Raises ConfigError for gamma outside [0, 1].
+    `eps_a(z_a, t, z_m, ...)` and `eps_m(z_m, t, z_a, ...)` predict eps and take the other modality's latents
+    in the scale of those they were trained on. Steps are DDIM, eta 0. Above T_c = gamma T each latent moves
+    unconditionally; from T_c down each is guided by the other's clean estimate (gamma 0.5 is the paper's
+    default; of 50 steps 25 are guided). Raises ConfigError for gamma outside [0, 1].
 
-    Clean estimates come from the unconditional branch, and both are made before either latent moves (Jacobi), as printed.
-    With Eq. 7 that branch serves twice: as null of the guidance and for the estimate. A guided step therefore takes four
-    network evaluations, a free one two. The null and the conditional evaluation of one network cannot share a call, unlike
-    in `classifier_free`: the condition is made of the other network's null output.
+    Clean estimates come from the unconditional branch, and both are made before either latent moves (Jacobi),
+    as printed. With Eq. 7 that branch serves twice: as null of the guidance and for the estimate. A guided
+    step therefore takes four network evaluations, a free one two. The null and the conditional evaluation of
+    one network cannot share a call, unlike in `classifier_free`: the condition is made of the other network's
+    null output.
     """
     if not 0 <= gamma <= 1:
         raise ConfigError(f"The cross-guidance scale gamma is {gamma}; expected a number from 0 to 1.")

@@ -1,4 +1,4 @@
-"""Samplers: functions from a denoiser, a schedule and a start to a latent. They own no weights and draw no global noise."""
+"""Samplers: functions from a denoiser, a schedule and a start to a latent; they own no weights."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ def ddim(
 ) -> Tensor:
     """z_0 (B, C, L) from the noise `z_T` (B, C, L) in `n_steps` deterministic steps (DDIM, eta 0).
 
-    As in LDM the last step ends at alpha_bar[0], not at 1, so a trace of the predicted noise (variance 8.5e-4) remains.
-    An empty batch gives an empty batch. Raises ConfigError for a number of steps that the schedule does not have.
+    As in LDM the last step ends at alpha_bar[0], not at 1, so a trace of the predicted noise (variance
+    8.5e-4) remains. An empty batch gives an empty batch. Raises ConfigError for a number of steps that the
+    schedule does not have.
     """
     z = z_T
     for done, (t, t_prev) in enumerate(descending(schedule.ddim_steps(n_steps)), start=1):
@@ -44,8 +45,8 @@ def ddpm(
 ) -> Tensor:
     """z_0 (B, C, L) from the noise `z_T` by all T ancestral steps (Eq. 8 and 9).
 
-    The noise of sample i at step t is drawn from (seeds[i], "ddpm-<t>") alone, time first, so neither the batch nor the
-    padded length changes a sample.
+    The noise of sample i at step t is drawn from (seeds[i], "ddpm-<t>") alone, time first, so neither the
+    batch nor the padded length changes a sample.
     """
     if len(seeds) != len(z_T):
         raise ValueError(f"ddpm needs one seed a sample: found {len(seeds)} seeds for {len(z_T)} samples")
@@ -63,13 +64,13 @@ def ddpm(
 
 
 def ddim_step(schedule: NoiseSchedule, z: Tensor, eps: Tensor, t: int, t_prev: int) -> Tensor:
-    """z at step `t_prev` (B, C, L) from z at step `t` and the noise estimate `eps`: the clean estimate, noised again."""
+    """z at step `t_prev` (B, C, L) from z at step `t`: the clean estimate that `eps` implies, noised again."""
     clean = schedule.clean_from_eps(z, _batch_of(t, z), eps)
     return schedule.q_sample(clean, _batch_of(t_prev, z), eps)
 
 
 def descending(steps: Sequence[int]) -> list[tuple[int, int]]:
-    """(t, t_prev) pairs from the noisiest step down; the last t_prev is 0, LDM's alpha_prev = alpha_bar[0]."""
+    """(t, t_prev) pairs from the noisiest step down; the last t_prev is 0 (LDM: alpha_prev = alpha_bar[0])."""
     return list(zip(reversed(steps), [*reversed(steps[:-1]), 0], strict=True))
 
 

@@ -1,8 +1,8 @@
 """The noise schedule and what follows from it in closed form (Eq. 5, 8, 9; reference implementation: LDM and
 Make-An-Audio-2).
 
-Diffusion step `t` is the zero-based index into `alpha_bar` everywhere: t = 0 is the least noise, t = n_steps - 1 the most.
-(The paper counts from 1, so its alpha_bar_1 is `alpha_bar[0]`.)
+Diffusion step `t` is the zero-based index into `alpha_bar` everywhere: t = 0 is the least noise, t = n_steps
+- 1 the most. (The paper counts from 1, so its alpha_bar_1 is `alpha_bar[0]`.)
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from momu_dist.errors import ConfigError
 class NoiseSchedule:
     """The tables of the forward process, each (n_steps,) float64 on the CPU.
 
-    Latents are (B, C, L) of any float dtype; `t` is an integer tensor (B,). Coefficients are looked up in float64 and only
-    then cast to the latents' dtype and device, so that float32 sampling loses nothing to the tables.
+    Latents are (B, C, L) of any float dtype; `t` is an integer tensor (B,). Coefficients are looked up in
+    float64 and only then cast to the latents' dtype and device, so that float32 sampling loses nothing to the
+    tables.
     """
 
     betas: Tensor
@@ -29,7 +30,8 @@ class NoiseSchedule:
 
     @classmethod
     def linear(cls, n_steps: int = 1000, start: float = 0.00085, end: float = 0.012) -> NoiseSchedule:
-        """The schedule LDM calls "linear": sqrt(beta) is linear in t. Defaults are Make-An-Audio-2's (the paper: T = 1000)."""
+        """The schedule LDM calls "linear": sqrt(beta) is linear in t. Defaults are Make-An-Audio-2's (the
+        paper: T = 1000)."""
         if n_steps < 2 or not 0 < start <= end < 1:
             raise ConfigError(
                 f"The noise schedule needs n_steps >= 2 and 0 < start <= end < 1, found n_steps={n_steps}, "
@@ -49,11 +51,13 @@ class NoiseSchedule:
         return self._sqrt_alpha_bar(t, z0) * z0 + self._sqrt_noise(t, z0) * eps
 
     def clean_from_eps(self, z_t: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """The clean estimate z_0 (B, C, L) that `eps` implies (Algorithm 2: the estimate handed to the other network)."""
+        """The clean estimate z_0 (B, C, L) that `eps` implies (Algorithm 2: the estimate handed to the other
+        network)."""
         return (z_t - self._sqrt_noise(t, z_t) * eps) / self._sqrt_alpha_bar(t, z_t)
 
     def v_target(self, z0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) z_0 (Salimans and Ho 2022), the target of `prediction: v`."""
+        """v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) z_0 (Salimans and Ho 2022), the target of
+        `prediction: v`."""
         return self._sqrt_alpha_bar(t, z0) * eps - self._sqrt_noise(t, z0) * z0
 
     def eps_from_v(self, z_t: Tensor, t: Tensor, v: Tensor) -> Tensor:
@@ -63,7 +67,8 @@ class NoiseSchedule:
     def posterior(self, z_t: Tensor, t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
         """Mean (B, C, L) and variance (B, 1, 1) of p(z_{t-1} | z_t), Eq. 8 and 9.
 
-        At t = 0 there is no step before, alpha_bar is 1 there and the variance 0: the mean is the clean estimate.
+        At t = 0 there is no step before, alpha_bar is 1 there and the variance 0: the mean is the clean
+        estimate.
         """
         before = torch.cat([torch.ones(1, dtype=torch.float64), self.alpha_bar[:-1]])
         variance = (1 - before) / (1 - self.alpha_bar) * self.betas
@@ -74,8 +79,9 @@ class NoiseSchedule:
     def ddim_steps(self, n: int) -> list[int]:
         """The `n` diffusion steps a DDIM run visits, ascending: 1, 21, ..., 981 for 50 of 1000.
 
-        floor(i T / n) + 1, which is LDM's uniform grid wherever n divides T. Where it does not, LDM returns more steps than
-        asked for; at n = T it runs out of the table, so there the grid is 0 .. T-1. Raises ConfigError unless 1 <= n <= T.
+        floor(i T / n) + 1, which is LDM's uniform grid wherever n divides T. Where it does not, LDM returns
+        more steps than asked for; at n = T it runs out of the table, so there the grid is 0 .. T-1. Raises
+        ConfigError unless 1 <= n <= T.
         """
         if not 1 <= n <= self.n_steps:
             raise ConfigError(
