@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+#SBATCH --job-name=momu-dit
+#SBATCH --nodes=1
+#SBATCH --ntasks=1
+#SBATCH --cpus-per-task=16
+#SBATCH --gpus-per-node=1
+#SBATCH --mem=64G
+#SBATCH --time=24:00:00
+#SBATCH --output=runs/slurm-%x-%j.out
+#SBATCH --open-mode=append
+#SBATCH --requeue
+# Trains one diffusion transformer on ONE node (several nodes are not supported yet). From the checkout:
+#   mkdir -p runs && sbatch jobs/train_dit.sh configs/paper/aistpp/dit_a2m.yaml [section.key=value ...]
+# Options before the script override the header: sbatch --gpus-per-node=8 jobs/train_dit.sh <config> train.workers=8
+# A requeued or repeated job with the same run name goes on at its last checkpoint.
+set -euo pipefail
+
+cd "${SLURM_SUBMIT_DIR:-$(dirname "${BASH_SOURCE[0]}")/..}"
+config="${1:?name a config, such as configs/paper/aistpp/dit_a2m.yaml}"
+shift
+[[ -f .venv/bin/activate ]] || { echo "no .venv in $PWD: submit from the checkout, after make setup" >&2; exit 2; }
+
+# A Ray of this job's own: without an address Ray would join any cluster that it finds on the node.
+export RAY_ADDRESS="${RAY_ADDRESS:-local}"
+export RAY_TMPDIR="/tmp/momu-${SLURM_JOB_ID:-$$}"
+export TORCH_EXTENSIONS_DIR="$RAY_TMPDIR/torch_extensions"
+export RAY_USAGE_STATS_ENABLED=0 MLFLOW_DISABLE_TELEMETRY=true
+mkdir -p -m 700 "$RAY_TMPDIR"
+trap 'rm -rf "$RAY_TMPDIR"' EXIT
+
+source .venv/bin/activate
+python -m momu_dist.train --config "$config" "$@"
