@@ -57,18 +57,19 @@ class MaskedGroupNorm(nn.GroupNorm):
 class MaskedBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm2d whose batch statistics count valid positions only; names and state dict are nn.BatchNorm2d's."""
 
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Rows of valid positions are taken as well as images."""
+
     def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:
         """Normalised (B, C, H, W); `mask` (B, 1, 1, W). Zero where the mask is False."""
         if mask is None:
             return super().forward(input)
         last = input.movedim(1, -1)
         valid = mask.expand(input.shape[0], 1, *input.shape[2:])[:, 0]
-        normal = super().forward(last[valid].t()[None, :, :, None])[0, :, :, 0].t()
-        return (
-            last.new_zeros(last.shape, dtype=normal.dtype)
-            .masked_scatter(valid[..., None], normal)
-            .movedim(-1, 1)
-        )
+        # As rows (M, C): the CPU's batch norm of torch 2.13 gives a wrong gradient for a transposed (1, C, M, 1).
+        normal = super().forward(last[valid])
+        out = last.new_zeros(last.shape, dtype=normal.dtype)
+        return out.index_put((valid,), normal).movedim(-1, 1)
 
 
 class MaskedConv1d(nn.Conv1d):

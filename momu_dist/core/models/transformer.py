@@ -129,18 +129,17 @@ class _TransformerBlock(nn.Module):
         local_prior: float | None,
     ) -> None:
         super().__init__()
+        # In the reference's order, so that the two state dicts list alike.
         self.attn1 = SelfAttention(width, heads, local_prior)
-        self.norm1 = nn.LayerNorm(width)
-        if self_attentions == 2:
-            self.attn2 = SelfAttention(width, heads, local_prior)
-            self.norm2 = nn.LayerNorm(width)
         self.ff = ConvFeedForward(width, ff_mult, ff_kernel)
+        self.attn2 = SelfAttention(width, heads, local_prior) if self_attentions == 2 else None
+        self.norm1 = nn.LayerNorm(width)
+        self.norm2 = nn.LayerNorm(width) if self_attentions == 2 else None
         self.norm3 = nn.LayerNorm(width)
-        self.self_attentions = self_attentions
 
     def forward(self, x: Tensor, rotation: Rotation | None, mask: Tensor | None) -> Tensor:
         x = x + self.attn1(self.norm1(x), rotation, mask)
-        if self.self_attentions == 2:
+        if self.attn2 is not None and self.norm2 is not None:
             x = x + self.attn2(self.norm2(x), rotation, mask)
         out: Tensor = x + self.ff(self.norm3(x).transpose(1, 2), mask).transpose(1, 2)
         return out
