@@ -1,17 +1,16 @@
-"""What a clip is: before preparation (`ClipRef`, `Record`) and as a row of parquet (`SCHEMA`, `encode_row`, `decode_row`)."""
+"""What a clip is: before preparation (`ClipRef`, `Record`) and as a row of parquet (`SCHEMA`, `Row`)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-N_JOINTS = 14
-N_MEL = 80
-GRID_HZ = 62.5
+from momu_dist.core.audio.mel import N_MELS, SAMPLE_RATE
+from momu_dist.core.motion.skeleton import N_JOINTS
 
 
 @dataclass(frozen=True)
@@ -29,8 +28,9 @@ class ClipRef:
 class Record:
     """One clip as its source has it.
 
-    motion_px (T,14,2) pixels, y downwards, frame i at i/fps seconds; conf (T,14) in [0,1], 0 where a joint was not
-    seen; fps of the motion; audio (n,) float32 16 kHz mono; beats_s (K,) true beat times in seconds, None if unknown.
+    motion_px (T,14,2) pixels, y downwards, frame i at i/fps seconds; conf (T,14) in [0,1], 0 where a joint
+    was not seen; fps of the motion; audio (n,) float32 16 kHz mono; beats_s (K,) true beat times in seconds,
+    None if unknown.
     """
 
     clip_id: str
@@ -42,8 +42,32 @@ class Record:
     beats_s: np.ndarray | None = None
 
 
+def cut(record: Record, start_s: float, end_s: float | None, clip_id: str) -> Record:
+    """The part of `record` from start_s to end_s (None: its end), renamed; times count from the cut.
+
+    The start is moved to the nearest motion frame, so that frame 0 stays at 0 s; what lies beyond the end is
+    not there.
+    """
+    first = round(start_s * record.fps)
+    last = len(record.motion_px) if end_s is None else round(end_s * record.fps)
+    from_s = first / record.fps
+    to_sample = None if end_s is None else round((from_s + end_s - start_s) * SAMPLE_RATE)
+    beats_s = record.beats_s
+    if beats_s is not None:
+        until_s = np.inf if end_s is None else from_s + end_s - start_s
+        beats_s = beats_s[(beats_s >= from_s) & (beats_s < until_s)] - from_s
+    return replace(
+        record,
+        clip_id=clip_id,
+        motion_px=record.motion_px[first:last],
+        conf=record.conf[first:last],
+        audio=record.audio[round(from_s * SAMPLE_RATE) : to_sample],
+        beats_s=beats_s,
+    )
+
+
 def _field(name: str, kind: pa.DataType, **about: str) -> pa.Field:
-    return pa.field(name, kind, nullable=False, metadata={key: text for key, text in about.items()})
+    return pa.field(name, kind, nullable=False, metadata=dict(about))
 
 
 _FLAT = pa.list_(pa.float32())
@@ -110,38 +134,32 @@ def rows_to_table(rows: list[Row]) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=SCHEMA)
 
 
-def _array(value: Any) -> np.ndarray:
-    """Float32 values without a copy: from an Arrow list scalar, a NumPy array or (slow) any sequence."""
+def _value(value: Any) -> Any:
+    """A cell as NumPy or plain Python: lists become float32 arrays, without a copy from Arrow or NumPy."""
     if isinstance(value, pa.ListScalar):
         values = value.values
-        return np.zeros(0, np.float32) if values is None else np.asarray(values.to_numpy(zero_copy_only=True))
-    return np.asarray(value, dtype=np.float32)
-
-
-def _plain(value: Any) -> Any:
+        return np.zeros(0, np.float32) if values is None else values.to_numpy(zero_copy_only=True)
+    if isinstance(value, np.ndarray | list):
+        return np.asarray(value, dtype=np.float32)
     return value.as_py() if isinstance(value, pa.Scalar) else value
 
 
 def decode_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """NumPy arrays in their shapes from one row; columns that were not read are left out.
+    """NumPy arrays in their shapes from one row of `SCHEMA`; columns that were not read are left out.
 
-    `row` maps column names to Arrow scalars (`table_rows`), NumPy arrays (Ray Data) or plain values. motion (T,14,2),
-    conf (T,14), mel (80,T), amplitude (T,), onsets_s, beats_s float32, views of the row's own memory where that is Arrow
-    or float32 NumPy (read-only then); clip_id, group_id str; fps float; length int; audio bytes; audio_path str.
+    `row` maps column names to Arrow scalars, NumPy arrays or plain values. motion (T,14,2), conf (T,14), mel
+    (80,T), amplitude (T,), onsets_s, beats_s float32, views of the row's own memory where that is Arrow or
+    float32 NumPy (read-only then); clip_id, group_id str; fps float; length int; audio bytes; audio_path
+    str. Columns of other tables keep their flat shape. An empty mapping gives an empty one.
     """
-    length = int(_plain(row["length"]))
-    shapes = {"motion": (length, N_JOINTS, 2), "conf": (length, N_JOINTS), "mel": (N_MEL, length)}
-    out: dict[str, Any] = {}
-    for name, value in row.items():
-        if name in ARRAYS:
-            out[name] = _array(value).reshape(shapes.get(name, (-1,)))
-        else:
-            out[name] = _plain(value)
-    out["length"] = length
+    out = {name: _value(value) for name, value in row.items()}
+    for name, shape in (("motion", (-1, N_JOINTS, 2)), ("conf", (-1, N_JOINTS)), ("mel", (N_MELS, -1))):
+        if name in out:
+            out[name] = out[name].reshape(shape)
     return out
 
 
 def table_rows(table: pa.Table) -> list[dict[str, Any]]:
     """`decode_row` of each line of an Arrow table, in order, without copying the lists."""
-    names = table.column_names
-    return [decode_row({name: table[name][i] for name in names}) for i in range(table.num_rows)]
+    columns = {name: table[name] for name in table.column_names}
+    return [decode_row({name: column[i] for name, column in columns.items()}) for i in range(table.num_rows)]

@@ -1,6 +1,7 @@
 """Sources: one dataset a file. A source lists its clips cheaply and loads one clip at a time.
 
-To add one, write a class that follows `Source` and give it a line in `CATALOG`; it is imported only when asked for.
+To add one, write a class that follows `Source` and give it a line in `CATALOG`; it is imported only when
+asked for.
 """
 
 from __future__ import annotations
@@ -19,19 +20,24 @@ CATALOG: dict[str, str] = {
 
 
 class Source(Protocol):
-    """What preparation asks of a dataset; constructed as `cls(root, **options)` on the driver and in each worker."""
+    """What preparation asks of a dataset; constructed as `cls(root, **options)`, pickled to the workers."""
 
     name: str
+    options: dict[str, Any]
+    """What the records depend on besides the tree, as JSON types; goes into the manifest."""
 
     def refs(self) -> list[ClipRef]:
-        """All clips of the tree, in an order that does not depend on the file system; cheap (opens no audio).
+        """All clips of the tree, in an order of their own; cheap (decodes no audio).
 
         Raises DataError for a wrong tree: what was found, what to download, where to put it.
         """
         ...
 
     def load(self, ref: ClipRef) -> Record:
-        """One clip. Raises ClipError with the reason when this clip cannot be used."""
+        """The part of a clip from ref.start_s to ref.end_s, times counted from there.
+
+        Raises ClipError with the reason when this clip cannot be used.
+        """
         ...
 
 

@@ -1,4 +1,4 @@
-"""The body of the dancer: poses by style, steps between them at the score's move times, and limbs of constant length."""
+"""The body of the dancer: poses by style, steps between them at the move times, limbs of constant length."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from momu_dist.data.sources.synthetic.styles import Score
 
 FRAME_PX = (500, 400)
 
-# A pose: pelvis right and down (px), lean and head tilt (degrees clockwise), then for each side upper arm and forearm
-# (degrees from straight down, outwards), then for each foot its place (px outwards) and lift (px). Front view.
+# A pose: pelvis right and down (px), lean and head tilt (degrees clockwise), then for each side upper arm
+# and forearm (degrees from straight down, outwards), then for each foot its place (px outwards) and lift
+# (px). Front view.
 POSE = (
     "x",
     "drop",
@@ -63,8 +64,9 @@ def dance(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Joints (T,14,2) px, y downwards, frame i at i/fps s, and their confidence (T,14).
 
-    Each move is a step 1 - (1 + a u) exp(-a u) from the last pose to the next, a in 16..20 per second, so acceleration is
-    largest at the moment of the move. Bones keep their length; `jitter_px` is the detector's noise (std a coordinate).
+    Each move is a step 1 - (1 + a u) exp(-a u) from the last pose to the next, a in 16..20 per second, so
+    acceleration is largest at the moment of the move. Bones keep their length; `jitter_px` is the detector's
+    noise (std a coordinate).
     """
     n_frames = int(round(clip_s * fps))
     time_s = np.arange(n_frames) / fps
@@ -83,11 +85,12 @@ def dance(
 
 
 def _targets(score: Score, rng: np.random.Generator) -> np.ndarray:
-    """Poses (moves + 1, 12): alternating within the style's pairs, the pair by bar, every visit a little different."""
+    """Poses (moves + 1, 12): alternating within the style's pairs, the pair by bar, each a little different."""
     poses = _POSES[_NAMES[score.style]].astype(float)
     size = rng.uniform(0.85, 1.1)
     n_moves = len(score.moves_s)
-    # Alternating sides make each move a large one; the pair changes with the bar, so long phrases are not a loop of two.
+    # Alternating sides make each move a large one; the pair changes with the bar, so long phrases are not a
+    # loop of two.
     pair = np.concatenate([[0], (score.moves_place >= 8).astype(int)])
     index = 2 * pair + np.arange(n_moves + 1) % 2
     targets = poses.mean(axis=0) + size * (poses[index] - poses.mean(axis=0))
@@ -136,7 +139,7 @@ def _joints(pose: np.ndarray) -> np.ndarray:
 
 
 def _leg(hip: np.ndarray, foot: np.ndarray, side: float) -> tuple[np.ndarray, np.ndarray]:
-    """Knee and ankle (T,2) by the law of cosines, knee outwards; a foot out of reach is pulled in, never the bone."""
+    """Knee and ankle (T,2) by the law of cosines, knee outwards; a foot out of reach is pulled in."""
     span = foot - hip
     length = np.linalg.norm(span, axis=-1, keepdims=True)
     along = span / np.maximum(length, 1e-9)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from momu_dist.core.random import numpy_rng
-from momu_dist.data.record import ClipRef, Record
+from momu_dist.data.record import ClipRef, Record, cut
 from momu_dist.data.sources.synthetic.dancer import dance
 from momu_dist.data.sources.synthetic.music import render
 from momu_dist.data.sources.synthetic.styles import STYLES, compose
@@ -19,7 +19,7 @@ FPS = 60.0
 
 @dataclass(frozen=True)
 class SyntheticClip:
-    """A record with everything that is true of it: `moves_s` and `hits_s` in seconds within the clip, tempo, style."""
+    """A record and what is true of it: `moves_s` and `hits_s` in seconds within the clip, tempo, style."""
 
     record: Record
     moves_s: np.ndarray
@@ -31,8 +31,8 @@ class SyntheticClip:
 class Synthetic:
     """Music in four styles at 80-150 bpm with a dancer who moves on, before or between its sounds.
 
-    root is not used (there is nothing to download). Each clip is its own group. clip_s is the length of every clip;
-    jitter_px the noise of the imagined detector. 864 clips take about 12 s on one core.
+    root is not used (there is nothing to download). Each clip is its own group. clip_s is the length of
+    every clip; jitter_px the noise of the imagined detector. 864 clips take about 12 s on one core.
     """
 
     name = "synthetic"
@@ -55,6 +55,7 @@ class Synthetic:
             int(seed),
             float(jitter_px),
         )
+        self.options = {"n_clips": n_clips, "clip_s": clip_s, "seed": seed, "jitter_px": jitter_px}
 
     def refs(self) -> list[ClipRef]:
         """All clips, in order of their index."""
@@ -63,7 +64,9 @@ class Synthetic:
 
     def load(self, ref: ClipRef) -> Record:
         """The clip's record, composed now."""
-        return self.clip(int(ref.locator["index"])).record
+        record = self.clip(int(ref.locator["index"])).record
+        whole = ref.start_s == 0.0 and ref.end_s == self.clip_s
+        return record if whole else cut(record, ref.start_s, ref.end_s, ref.clip_id)
 
     def clip(self, index: int) -> SyntheticClip:
         """Clip `index` with its true times."""

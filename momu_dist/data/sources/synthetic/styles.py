@@ -1,7 +1,8 @@
 """The four styles: where a bar has its sounds, and by which rule the dancer answers them.
 
-Times are in beats from the start of the bar; 0.5 is the off-beat, which swing delays (0.5 -> swing). Few sounds a bar on
-purpose: with hats on all off-beats a wrong partner already scores near 0.6 within +-0.07 s, and nothing could be shown.
+Times are in beats from the start of the bar; 0.5 is the off-beat, which swing delays (0.5 -> swing). Few
+sounds a bar on purpose: with hats on all off-beats a wrong partner already scores near 0.6 within +-0.07 s,
+and nothing could be shown.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ import numpy as np
 class Style:
     """One style.
 
-    `bars`: variants of a bar, each a tuple of (beat, instruments); `answer`: "hits" (a move for each sound) or "offbeats"
-    (moves between the beats only); `lead_beats`: how long before its sound a move comes.
+    `bars`: variants of a bar, each a tuple of (beat, instruments); `answer`: "hits" (a move for each sound)
+    or "offbeats" (moves between the beats only); `lead_beats`: how long before its sound a move comes.
     """
 
     name: str
@@ -66,7 +67,7 @@ STYLES: tuple[Style, ...] = (
 
 @dataclass(frozen=True)
 class Score:
-    """What happens in a clip. Times in seconds, some before 0 or after the end; `hits` pairs a time with instruments."""
+    """What happens in a clip; times in s, some before 0 or after the end; `hits`: (time, instruments, bar)."""
 
     style: int
     bpm: float
@@ -85,8 +86,9 @@ class Score:
 def compose(rng: np.random.Generator, clip_s: float, rest: float = 0.06, human_s: float = 0.005) -> Score:
     """A score that covers the clip with a bar to spare on both sides.
 
-    The clip begins anywhere in a bar. With probability `rest` a sound and the move that answers it are both left out, so
-    that a partner cannot be guessed from tempo and phase alone; moves are early or late by `human_s` (std, seconds).
+    The clip begins anywhere in a bar. With probability `rest` a sound and the move that answers it are both
+    left out, so that a partner cannot be guessed from tempo and phase alone; moves are early or late by
+    `human_s` (std, seconds).
     """
     index = int(rng.integers(len(STYLES)))
     style = STYLES[index]

@@ -1,0 +1,135 @@
+"""What a prepared folder holds: `manifest.json` with statistics, `index.parquet` with each clip's place."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from momu_dist.core.motion.normalise import MotionStats
+from momu_dist.data.features import feature_fingerprint
+from momu_dist.errors import DataError
+
+MANIFEST_VERSION = 1
+MANIFEST, INDEX, REJECTED = "manifest.json", "index.parquet", "rejected.parquet"
+SPLITS = ("train", "val", "test")
+
+INDEX_SCHEMA = pa.schema(
+    [
+        pa.field("clip_id", pa.string()),
+        pa.field("group_id", pa.string()),
+        pa.field("split", pa.string()),
+        pa.field("shard", pa.string(), metadata={"unit": "path in the prepared folder"}),
+        pa.field("row_group", pa.int32()),
+        pa.field("row", pa.int32(), metadata={"unit": "line within its row group"}),
+        pa.field("length", pa.int32(), metadata={"unit": "frames at 62.5 Hz"}),
+    ]
+)
+REJECTED_SCHEMA = pa.schema([pa.field("clip_id", pa.string()), pa.field("reason", pa.string())])
+
+
+def load_index(root: str | Path) -> pa.Table:
+    """The index (`INDEX_SCHEMA`) of a folder of shards, in their order. DataError if missing or torn."""
+    path = Path(root) / INDEX
+    if not path.is_file():
+        raise DataError(_nothing_there(Path(root), INDEX))
+    try:
+        return pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path} cannot be read ({error}); prepare the data again.") from error
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A finished prepared folder.
+
+    `content` is manifest.json: source and its options, prepare options, shards with rows and row groups, and
+    for each split clips, groups, hours. motion_stats and mel_mean, mel_std (log10 units) are of the training
+    split.
+    """
+
+    root: Path
+    content: dict[str, Any]
+
+    @classmethod
+    def load(cls, root: str | Path) -> Manifest:
+        """The manifest at `root`.
+
+        Raises DataError: nothing prepared there, another manifest version, other features than this
+        program's, a shard that is gone.
+        """
+        root = Path(root)
+        path = root / MANIFEST
+        if not path.is_file():
+            raise DataError(_nothing_there(root, MANIFEST))
+        try:
+            content = json.loads(path.read_text())
+            version, fingerprint = content["version"], content["feature_fingerprint"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path} is not a manifest ({error!r}); prepare the data again.") from error
+        if version != MANIFEST_VERSION:
+            raise DataError(
+                f"{path} has version {version}, expected {MANIFEST_VERSION}; prepare the data again."
+            )
+        if fingerprint != feature_fingerprint():
+            raise DataError(
+                f"the data at {root} was made with other features ({fingerprint}, this program makes "
+                f"{feature_fingerprint()}); prepare again into a new folder."
+            )
+        gone = [shard["file"] for shard in content["shards"] if not (root / shard["file"]).is_file()]
+        if gone:
+            raise DataError(
+                f"{root} lacks {len(gone)} of its shards, such as {gone[0]}; prepare the data again."
+            )
+        return cls(root, content)
+
+    @property
+    def feature_fingerprint(self) -> str:
+        """16 hex digits of everything the features depend on."""
+        return str(self.content["feature_fingerprint"])
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits of the prepared data: source, options, features, statistics, place of every clip."""
+        text = json.dumps(self.content, sort_keys=True).encode() + (self.root / INDEX).read_bytes()
+        return hashlib.sha256(text).hexdigest()[:16]
+
+    @cached_property
+    def motion_stats(self) -> MotionStats:
+        """Centre, scale and mean bone lengths of the training split, px."""
+        return MotionStats.from_dict(self.content["motion_stats"])
+
+    @property
+    def mel_mean(self) -> float:
+        """Mean of the training split's mel, log10 units."""
+        return float(self.content["mel_stats"]["mean"])
+
+    @property
+    def mel_std(self) -> float:
+        """Standard deviation of the training split's mel, log10 units."""
+        return float(self.content["mel_stats"]["std"])
+
+    @cached_property
+    def clips(self) -> pa.Table:
+        """The index: one line a clip, `INDEX_SCHEMA`."""
+        return load_index(self.root)
+
+    def split(self, name: str) -> pa.Table:
+        """The lines of `clips` in split "train", "val" or "test"; DataError for another name."""
+        if name not in SPLITS:
+            raise DataError(f"no split named {name!r}; there are {', '.join(SPLITS)}.")
+        return self.clips.filter(pc.equal(self.clips["split"], name))
+
+
+def _nothing_there(root: Path, missing: str) -> str:
+    return (
+        f"no prepared data at {root} ({missing} is missing); make it with "
+        f"`momu prepare --source synthetic --out {root}` or another source."
+    )
