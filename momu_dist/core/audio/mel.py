@@ -52,6 +52,8 @@ def log_mel(wav: Tensor) -> Tensor:
         )
     if not torch.isfinite(wav).all():
         raise ClipError("audio holds values that are not finite, expected none; the file may be damaged")
+    if wav.numel() == 0:  # torch's FFT refuses an empty batch
+        return wav.new_zeros((0, N_MELS, wav.shape[-1] // HOP), dtype=torch.float32)
     clips = wav.reshape(-1, wav.shape[-1]).float().clamp(-1.0, 1.0)
     spectrum = stft(clips)
     magnitude = torch.sqrt(spectrum.real.square() + spectrum.imag.square() + 1e-9)

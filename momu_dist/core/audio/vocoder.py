@@ -13,6 +13,11 @@ from momu_dist.core.audio.mel import EDGE, HOP, N_FFT, N_MELS, hann_window, mel_
 from momu_dist.core.random import numpy_rng
 from momu_dist.errors import DataError
 
+_MOMENTUM = 0.99
+# Mean |log10 mel| error of a synthetic 8 s piece after the inverse alone and after 32 iterations: clamped pseudo-inverse
+# .081 and .182, 5 updates .020 and .133, 10 updates .016 and .132, 100 updates .005 and .132 at ten times the cost.
+_NNLS_UPDATES = 10
+
 
 class Vocoder(Protocol):
     """Turns log10 mel (B, 80, T) into audio (B, 256 * T) at 16 kHz; sample b depends on its mel and seeds[b] alone."""
@@ -75,10 +80,6 @@ class GriffinLim:
             previous = rebuilt
             estimate = ahead * (magnitude / ahead.abs().clamp(min=1e-12))
         return _inverse_stft(estimate)[0]
-
-
-_MOMENTUM = 0.99
-_NNLS_UPDATES = 10
 
 
 def magnitudes(log10_mel: Tensor) -> Tensor:

@@ -72,7 +72,7 @@ def resample_to_grid(
     """Motion (n_frames, J, C) on the mel grid, band-limited: frame i at (i + 0.5) / grid_hz seconds.
 
     motion: (T, J, C), frame i at i / fps seconds. Kaiser-windowed sinc with its cut-off at a third of the slower rate
-    (20 Hz from 60 fps); the weights of a frame sum to 1, so a pose that rests stays exactly. Ends are continued by
+    (20 Hz from 60 fps); the weights of a frame sum to 1, so a pose that rests stays. Ends are continued by
     odd reflection, so a limb that moves there keeps its velocity; grid times outside the motion hold its end frames.
     Differs from plain linear interpolation, which puts a 2.5 Hz pulse into Q from 60 fps with 1 px jitter.
     A jump is overshot by 4 %: clip values that have bounds, such as confidences, afterwards.
