@@ -14,7 +14,7 @@ from momu_dist.core.random import numpy_rng
 from momu_dist.errors import DataError
 
 _MOMENTUM = 0.99
-# Mean |log10 mel| error of a synthetic 8 s piece after the inverse alone and after 32 iterations: clamped pseudo-inverse
+# Mean |log10 mel| error of a synthetic piece after the inverse alone and after 32 iterations: clamped pseudo-inverse
 # .081 and .182, 5 updates .020 and .133, 10 updates .016 and .132, 100 updates .005 and .132 at ten times the cost.
 _NNLS_UPDATES = 10
 
