@@ -127,7 +127,11 @@ def _check_run(config: RunConfig, where: str) -> None:
         )
     share = train.global_batch // train.workers
     if train.micro_batch is not None and (train.micro_batch < 1 or share % train.micro_batch):
-        raise ConfigError(f"{where}: train.micro_batch {train.micro_batch} does not divide a worker's share of {share}.")
+        raise ConfigError(
+            f"{where}: train.micro_batch {train.micro_batch} does not divide a worker's share of {share}."
+        )
     low, high = config.data.length_s
     if not 0 < low <= high:
-        raise ConfigError(f"{where}: data.length_s is [{low}, {high}], expected 0 < shortest <= longest seconds.")
+        raise ConfigError(
+            f"{where}: data.length_s is [{low}, {high}], expected 0 < shortest <= longest seconds."
+        )

@@ -14,7 +14,9 @@ class DataConfig:
 
     root: str = "data/prepared"
     length_s: tuple[float, float] = (10.0, 10.0)  # crop length, drawn per sample (VAE crops: DERIVED)
-    latents: str | None = None  # folder of cached latents; default: <root>/latents/<fingerprint of weights and data>
+    latents: str | None = (
+        None  # folder of cached latents; default: <root>/latents/<fingerprint of weights and data>
+    )
     expected_clips: int = 1524  # what --dry-run counts with where `root` is not there yet
     shuffle_row_groups: int = 32  # row groups mixed with each other in one shuffle window
     validation_clips: int = 64

@@ -88,8 +88,9 @@ class PlanReader:
         self.world_size = world_size
 
     def read(self, step: int) -> pa.Table:
-        """Return the rows of global batch `step` that belong to this worker."""
-        return self.reader.rows(self.plan.share(step, self.rank, self.world_size))
+        """Return the rows of global batch `step` that belong to this worker, with the step as a column."""
+        table = self.reader.rows(self.plan.share(step, self.rank, self.world_size))
+        return table.append_column("step", pa.array([step] * table.num_rows, pa.int64()))
 
     def __call__(self, block: dict[str, Any]) -> Iterator[pa.Table]:
         """Ray Data's form: a block of step numbers in column `id`, one table a step out."""

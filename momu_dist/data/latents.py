@@ -27,11 +27,16 @@ SCHEMA = pa.schema(
         pa.field("clip_id", pa.string()),
         pa.field("group_id", pa.string()),
         pa.field("length", pa.int32(), metadata={"unit": "latents at 31.25 Hz"}),
-        *(pa.field(name, _LIST, metadata={"shape": "(length, channels)", "rate": "31.25 Hz"}) for name in COLUMNS),
+        *(
+            pa.field(name, _LIST, metadata={"shape": "(length, channels)", "rate": "31.25 Hz"})
+            for name in COLUMNS
+        ),
     ]
 )
 
-UnitRunner = Callable[[list[dict[str, Any]], Callable[[dict[str, Any]], dict[str, Any]]], Iterable[dict[str, Any]]]
+UnitRunner = Callable[
+    [list[dict[str, Any]], Callable[[dict[str, Any]], dict[str, Any]]], Iterable[dict[str, Any]]
+]
 
 
 class ClipEncoder(Protocol):
@@ -53,9 +58,13 @@ class LatentManifest:
         """Read the manifest of a latents folder; an unfinished or missing one is a DataError."""
         path = Path(root) / "latents.json"
         if not path.is_file():
-            raise DataError(f"no latents at {root}: {path.name} is missing; the diffusion stages encode them by themselves.")
+            raise DataError(
+                f"no latents at {root}: {path.name} is missing; the diffusion stages encode them by themselves."
+            )
         tree = json.loads(path.read_text())
-        return cls(Path(root), tree["fingerprint"], {m: LatentSums.from_dict(tree["sums"][m]) for m in MODALITIES})
+        return cls(
+            Path(root), tree["fingerprint"], {m: LatentSums.from_dict(tree["sums"][m]) for m in MODALITIES}
+        )
 
     def scales(self, scaling: Scaling) -> dict[str, LatentScale]:
         """Return the scale of each modality, from all training latents."""
@@ -89,18 +98,27 @@ def open_latents(
 
 
 def encode_latents(
-    data: Manifest, root: Path, fingerprint: str, make_encoder: Callable[[], ClipEncoder], run_units: UnitRunner
+    data: Manifest,
+    root: Path,
+    fingerprint: str,
+    make_encoder: Callable[[], ClipEncoder],
+    run_units: UnitRunner,
 ) -> None:
     """Encode every shard of `data` into `root`, one unit a shard; finished shards of an earlier try are kept."""
     shards = sorted(set(load_index(data.root)["shard"].to_pylist()))
-    units = [{"data": str(data.root), "root": str(root), "shard": shard, "fingerprint": fingerprint} for shard in shards]
+    units = [
+        {"data": str(data.root), "root": str(root), "shard": shard, "fingerprint": fingerprint}
+        for shard in shards
+    ]
     sums: dict[str, LatentSums | None] = dict.fromkeys(MODALITIES)
     for result in run_units(units, EncodeShard(make_encoder)):
         for modality, tree in result["sums"].items():
             part, so_far = LatentSums.from_dict(tree), sums[modality]
             sums[modality] = part if so_far is None else so_far + part
     if None in sums.values():
-        raise DataError(f"{data.root} has no training clips to take latent statistics from; prepare more data.")
+        raise DataError(
+            f"{data.root} has no training clips to take latent statistics from; prepare more data."
+        )
     _write_index(data, root)
     tree = {"fingerprint": fingerprint, "sums": {m: s.to_dict() for m, s in sums.items() if s is not None}}
     _write_text(root / "latents.json", json.dumps(tree))
@@ -128,7 +146,10 @@ class EncodeShard:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_suffix(".writing")
         training = Path(unit["shard"]).parts[0] == "train"
-        with pq.ParquetFile(Path(unit["data"]) / unit["shard"]) as file, pq.ParquetWriter(temporary, SCHEMA) as writer:
+        with (
+            pq.ParquetFile(Path(unit["data"]) / unit["shard"]) as file,
+            pq.ParquetWriter(temporary, SCHEMA) as writer,
+        ):
             for group in range(file.num_row_groups):
                 table = file.read_row_group(group, columns=["clip_id", "group_id", "length", "mel", "motion"])
                 writer.write_table(self._encode(table, sums if training else None))

@@ -9,6 +9,7 @@ from typing import Any
 import ray
 import ray.data
 
+from momu_dist.data.feed import FeedSpec, PlanReader
 from momu_dist.errors import DataError
 
 # ----------------------------------------------------------------------------------------------------
@@ -44,3 +45,36 @@ def map_units(
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(one, num_cpus=num_cpus)
     for row in dataset.iter_rows():
         yield json.loads(row["result"])
+
+
+# ---------------------------------------------------------------------------------------------------- training
+
+READER_CPUS = 0.1
+"""Logical CPUs of one reader: it decodes parquet in bursts and must fit beside workers that hold whole CPUs."""
+
+STEPS_PER_BLOCK = 8
+
+
+def step_dataset(first: int, total: int) -> ray.data.Dataset:
+    """Return the numbers of the steps that remain, as a dataset: `worker_stream` turns them into samples."""
+    remaining = max(1, total - first)
+    steps = ray.data.range(remaining, override_num_blocks=-(-remaining // STEPS_PER_BLOCK))
+    return steps.map_batches(lambda block: {"id": block["id"] + first}, batch_size=None, num_cpus=READER_CPUS)
+
+
+def worker_stream(
+    steps: ray.data.Dataset, spec: FeedSpec, rank: int, world_size: int
+) -> ray.data.DataIterator:
+    """Return worker `rank`'s own stream of `steps`: in order, one block a step, exactly the rows that the plan gives it.
+
+    Ray's own splitting hands blocks to whichever worker asks first, so what a worker sees would depend on timing.
+    """
+    rows = steps.map_batches(
+        PlanReader,
+        fn_constructor_args=(spec, rank, world_size),
+        batch_size=None,
+        compute=ray.data.ActorPoolStrategy(size=1),
+        num_cpus=READER_CPUS,
+    )
+    rows.context.execution_options.preserve_order = True
+    return rows.iterator()

@@ -62,7 +62,11 @@ class Export:
 
 
 def write_export(
-    folder: Path, config: dict[str, Any], state: Mapping[str, Tensor], facts: Mapping[str, Any], vaes: Mapping[str, Path]
+    folder: Path,
+    config: dict[str, Any],
+    state: Mapping[str, Tensor],
+    facts: Mapping[str, Any],
+    vaes: Mapping[str, Path],
 ) -> None:
     """Write an export in place of any older one: a temporary folder first, then one rename."""
     temporary = folder.with_name(f".{folder.name}-writing")
@@ -94,15 +98,23 @@ def find_export(path: str | Path, stage: str | None = None) -> Export:
     root = Path(path)
     folder = next((f for f in (root, root / "export") if (f / "model.json").is_file()), None)
     if folder is None:
-        state = "has no export yet (training writes one at its checkpoints)" if root.is_dir() else "does not exist"
-        raise CheckpointError(f"no trained model at {root}: the folder {state}; expected a run folder or its export/.")
+        state = (
+            "has no export yet (training writes one at its checkpoints)"
+            if root.is_dir()
+            else "does not exist"
+        )
+        raise CheckpointError(
+            f"no trained model at {root}: the folder {state}; expected a run folder or its export/."
+        )
     try:
         tree = json.loads((folder / "model.json").read_text())
         config = tree.pop("config")
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{folder / 'model.json'} cannot be read: {error}.") from error
     if tree.get("format") != FORMAT:
-        raise CheckpointError(f"{folder} has export format {tree.get('format')}, this version reads {FORMAT}.")
+        raise CheckpointError(
+            f"{folder} has export format {tree.get('format')}, this version reads {FORMAT}."
+        )
     export = Export(folder, config_from_dict(config, where=str(folder / "model.json")), tree)
     if stage is not None and export.stage != stage:
         raise CheckpointError(f"{folder} holds a {export.stage} model, expected {stage}.")
@@ -114,7 +126,9 @@ def exports_under(path: str | Path) -> list[Export]:
     root = Path(path)
     if any((f / "model.json").is_file() for f in (root, root / "export")) or not root.is_dir():
         return [find_export(root)]
-    found = [find_export(child) for child in sorted(root.iterdir()) if (child / "export" / "model.json").is_file()]
+    found = [
+        find_export(child) for child in sorted(root.iterdir()) if (child / "export" / "model.json").is_file()
+    ]
     return found or [find_export(root)]
 
 

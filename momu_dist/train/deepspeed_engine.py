@@ -44,7 +44,9 @@ class DeepSpeedEngine:
             betas=options.optim.betas,
             weight_decay=options.optim.weight_decay,
         )
-        self.module, *_ = deepspeed.initialize(model=net, optimizer=optimizer, config=deepspeed_config(options, stage))
+        self.module, *_ = deepspeed.initialize(
+            model=net, optimizer=optimizer, config=deepspeed_config(options, stage)
+        )
         self.engine: Any = self.module
 
     def computing(self) -> AbstractContextManager[object]:

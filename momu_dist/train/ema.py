@@ -22,7 +22,9 @@ class Ema:
         self.updates += 1
         weight = 1.0 - min(self.decay, (1 + self.updates) / (10 + self.updates))
         names = list(self.shadow)
-        torch._foreach_lerp_([self.shadow[name] for name in names], [parameters[name].float() for name in names], weight)
+        torch._foreach_lerp_(
+            [self.shadow[name] for name in names], [parameters[name].float() for name in names], weight
+        )
 
     def state_dict(self) -> dict[str, object]:
         """What a checkpoint holds of it (this rank's part)."""

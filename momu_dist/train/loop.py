@@ -51,7 +51,7 @@ class Trainer:
 
     def __init__(
         self, config: RunConfig, task: Task, feed: Feed, engines: dict[str, Engine], store: CheckpointStore, hooks: Hooks,
-        total_steps: int, device: torch.device, extra_state: dict[str, Any],
+        total_steps: int, device: torch.device,
     ) -> None:  # fmt: skip
         self.config = config
         self.task = task
@@ -63,7 +63,6 @@ class Trainer:
         self.hooks = hooks
         self.total_steps = total_steps
         self.device = device
-        self.extra_state = extra_state
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         decay = config.train.ema_decay
         self.ema = None if decay is None else Ema(self.main.local_parameters(), decay)
@@ -156,7 +155,9 @@ class Trainer:
             table = torch.tensor(list(sums.values()), dtype=torch.float64, device=self.device)
             if self._world_size() > 1:
                 dist.all_reduce(table)
-            means = {f"val/{name}": float(s / n) for name, (s, n) in zip(sums, table.tolist(), strict=True) if n}
+            means = {
+                f"val/{name}": float(s / n) for name, (s, n) in zip(sums, table.tolist(), strict=True) if n
+            }
             self._log(done, means)
 
     def _log(self, done: int, metrics: dict[str, float]) -> None:
@@ -180,7 +181,6 @@ class Trainer:
             "plan": self.feed.plan_fingerprint,
             "world_size": self._world_size(),
             "strategy": self.config.train.strategy,
-            **self.extra_state,
         }
         self.store.save(done, state, self._write_parts)
 
@@ -210,7 +210,9 @@ class Trainer:
         for engine in self.engines.values():
             engine.load(newest)
         if self.ema is not None:
-            self.ema.load_state_dict(torch.load(newest / f"ema-{self.rank}.pt", map_location="cpu", weights_only=True))
+            self.ema.load_state_dict(
+                torch.load(newest / f"ema-{self.rank}.pt", map_location="cpu", weights_only=True)
+            )
         return int(state["step"])
 
     def _world_size(self) -> int:

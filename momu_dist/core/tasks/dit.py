@@ -25,7 +25,9 @@ class DitLoss:
     """Eq. 6 with the condition dropped at random for Eq. 7."""
 
     condition_drop: float = 0.1  # DERIVED (Make-An-Audio 0.1)
-    latent_scaling: Scaling = "scalar"  # LDM divides by one standard deviation; `channel` fits uneven channels better
+    latent_scaling: Scaling = (
+        "scalar"  # LDM divides by one standard deviation; `channel` fits uneven channels better
+    )
     diffusion_steps: int = 1000
 
 
@@ -104,7 +106,14 @@ class DitTask:
         return z0, self.scales[self.condition].normalise(batch["condition"])
 
     def _per_sample(
-        self, dit: nn.Module, batch: Batch, z0: Tensor, t: Tensor, condition: Tensor, drop: Tensor, purpose: str
+        self,
+        dit: nn.Module,
+        batch: Batch,
+        z0: Tensor,
+        t: Tensor,
+        condition: Tensor,
+        drop: Tensor,
+        purpose: str,
     ) -> Tensor:
         """Return each sample's own mean squared error (B,) over its valid latents."""
         eps = randn_each(batch.seeds, (z0.shape[-1], z0.shape[1]), purpose).transpose(1, 2).to(z0)

@@ -9,7 +9,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from momu_dist.core.losses.vae import discriminator_loss, generator_loss, kl_divergence, kl_loss, l1_reconstruction
+from momu_dist.core.losses.vae import (
+    discriminator_loss,
+    generator_loss,
+    kl_divergence,
+    kl_loss,
+    l1_reconstruction,
+)
 from momu_dist.core.models.autoencoder import Autoencoder, AutoencoderConfig
 from momu_dist.core.models.discriminator import PatchDiscriminator, patch_lengths
 from momu_dist.core.models.masked import length_mask
@@ -79,7 +85,9 @@ class MusicVaeTask:
         return reconstruction_values(networks["vae"], self.model, batch, batch["mel"])
 
 
-def reconstruction_values(vae: nn.Module, model: AutoencoderConfig, batch: Batch, x: Tensor) -> dict[str, Tensor]:
+def reconstruction_values(
+    vae: nn.Module, model: AutoencoderConfig, batch: Batch, x: Tensor
+) -> dict[str, Tensor]:
     """Return each sample's own L1 and KL, both per input element, under its fixed validation noise."""
     reconstruction, mean, logvar = vae(x, latent_noise(model, batch).to(x), batch.lengths)
     mask = length_mask(batch.lengths, x.shape[-1])[:, None]

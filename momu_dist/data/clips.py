@@ -1,0 +1,46 @@
+"""Prepared clips as arrays, for looking at them and for scoring."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from momu_dist.data.audio_io import decode_flac, read_audio
+from momu_dist.data.feed import ShardReader
+from momu_dist.data.plan import PlannedSample
+from momu_dist.data.record import table_rows
+from momu_dist.errors import DataError
+
+_COLUMNS = ("group_id", "motion", "mel", "audio", "audio_path")
+
+
+@dataclass(frozen=True)
+class PreparedClip:
+    """One clip: motion_px (T, 14, 2) and mel (80, T) at 62.5 Hz, audio (n,) at 16 kHz."""
+
+    clip_id: str
+    group_id: str
+    motion_px: np.ndarray
+    mel: np.ndarray
+    audio: np.ndarray
+
+
+def first_clips(root: str | Path, split: str, n: int) -> list[PreparedClip]:
+    """Return up to `n` clips spread over a split, in order; an empty split falls back to the training clips.
+
+    Raises DataError where the folder holds no clips at all.
+    """
+    reader = ShardReader(str(root), split, _COLUMNS, keep=2)
+    if not len(reader) and split != "train":
+        return first_clips(root, "train", n)
+    if not len(reader):
+        raise DataError(f"{root} holds no clips; prepare the data again.")
+    count = min(n, len(reader))
+    chosen = [PlannedSample(0, i * len(reader) // count) for i in range(count)]
+    clips = []
+    for row in table_rows(reader.rows(chosen)):
+        audio = decode_flac(row["audio"])[0] if row["audio"] else read_audio(Path(root) / row["audio_path"])
+        clips.append(PreparedClip(row["clip_id"], row["group_id"], row["motion"], row["mel"], audio))
+    return clips

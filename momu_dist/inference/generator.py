@@ -1,0 +1,291 @@
+"""From a request to motion and music: the one class that the command line, evaluation and the service call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from momu_dist.core.audio.mel import HOP, MEL_RATE_HZ, SAMPLE_RATE, log_mel
+from momu_dist.core.audio.onsets import onset_times
+from momu_dist.core.audio.vocoder import GriffinLim, Vocoder
+from momu_dist.core.diffusion.guidance import classifier_free, cross_guidance
+from momu_dist.core.diffusion.samplers import OnStep, ddim
+from momu_dist.core.models.autoencoder import Autoencoder
+from momu_dist.core.motion.bones import correct_bones, limb_lengths
+from momu_dist.core.motion.cleaning import grid_frames, resample_to_grid
+from momu_dist.core.motion.kinematics import kinematic_beats
+from momu_dist.core.motion.normalise import MotionStats
+from momu_dist.core.random import randn_each
+from momu_dist.core.tasks.base import motion_channels, motion_from_channels
+from momu_dist.errors import CheckpointError, ConfigError, DataError
+from momu_dist.inference.models import Models, load_models
+
+Task = Literal["a2m", "m2a", "joint"]
+MIN_SECONDS, MAX_SECONDS = 1.0, 600.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """One sample to make. `a2m` needs `audio` (n,) at 16 kHz, `m2a` needs `motion_px` (T, 14, 2) at `fps`, `joint` `seconds`.
+
+    `seconds` cuts a given input. The same request gives the same sample, alone or in a batch.
+    """
+
+    task: Task
+    seed: int = 0
+    seconds: float | None = None
+    steps: int = 50
+    guidance: float = 3.0
+    gamma: float = 0.5
+    audio: np.ndarray | None = None
+    motion_px: np.ndarray | None = None
+    fps: float = MEL_RATE_HZ
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Motion (T, 14, 2) px at 62.5 Hz with music: mel (80, T) log10, audio (256 T,) at 16 kHz, and their beats in s."""
+
+    request: Request
+    motion_px: np.ndarray
+    mel: np.ndarray
+    audio: np.ndarray
+    onsets_s: np.ndarray
+    beats_s: np.ndarray
+    vocoder: str | None
+
+    def recipe(self) -> dict[str, Any]:
+        """Return what is needed to make the sample again, besides its input and the weights."""
+        request = self.request
+        names = ("task", "seed", "steps", "guidance") + (("gamma",) if request.task == "joint" else ())
+        made = {name: getattr(request, name) for name in names}
+        return {**made, "seconds": len(self.motion_px) / MEL_RATE_HZ, "vocoder": self.vocoder}
+
+
+class Generator:
+    """Makes samples from trained networks; holds no state between calls."""
+
+    def __init__(self, models: Models, vocoder: Vocoder | None = None, max_batch: int = 16) -> None:
+        self.models = models
+        self.vocoder = vocoder or GriffinLim()
+        self.max_batch = max_batch
+
+    @classmethod
+    def load(
+        cls, *checkpoints: str | Path, device: str | None = None, vocoder: Vocoder | None = None
+    ) -> Generator:
+        """Read trained models: run folders, exports, or a folder that holds the runs of both directions."""
+        name = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        return cls(load_models(checkpoints, torch.device(name)), vocoder)
+
+    def generate(self, requests: Request | Sequence[Request], on_step: OnStep | None = None) -> list[Sample]:
+        """Return one sample a request, in order. Requests that can share network calls do, whatever their lengths.
+
+        Raises DataError for an unusable input, ConfigError for settings out of range, CheckpointError where the
+        direction's network was not loaded.
+        """
+        requests = [requests] if isinstance(requests, Request) else list(requests)
+        prepared = [self._prepare(request) for request in requests]
+        samples: list[Sample | None] = [None] * len(requests)
+        groups: dict[tuple[Any, ...], list[int]] = {}
+        for i, request in enumerate(requests):
+            gamma = request.gamma if request.task == "joint" else None
+            groups.setdefault((request.task, request.steps, request.guidance, gamma), []).append(i)
+        for members in groups.values():
+            # Neighbours in length share a batch, so that little is padded.
+            members.sort(key=lambda i: prepared[i].n_latents)
+            for start in range(0, len(members), self.max_batch):
+                part = members[start : start + self.max_batch]
+                for i, sample in zip(part, self._batch([prepared[i] for i in part], on_step), strict=True):
+                    samples[i] = sample
+        return [sample for sample in samples if sample is not None]
+
+    def _prepare(self, request: Request) -> _Prepared:
+        needed = ("m2a", "a2m") if request.task == "joint" else (request.task,)
+        for direction in needed:
+            if direction not in self.models.denoising:
+                raise CheckpointError(
+                    f"task {request.task} needs a trained dit_{direction}, the given checkpoints hold "
+                    f"{', '.join(f'dit_{d}' for d in self.models.denoising)}; name its run folder too."
+                )
+        if request.seconds is not None and not MIN_SECONDS <= request.seconds <= MAX_SECONDS:
+            raise ConfigError(f"seconds is {request.seconds}, expected {MIN_SECONDS:g} to {MAX_SECONDS:g}.")
+        if not 1 <= request.steps <= 1000:
+            raise ConfigError(f"steps is {request.steps}, expected 1 to 1000.")
+        if request.task == "a2m":
+            return self._from_audio(request)
+        if request.task == "m2a":
+            return self._from_motion(request)
+        if request.seconds is None:
+            raise ConfigError("task joint has no input to take its length from; give seconds.")
+        return _Prepared(request, grid_frames(request.seconds))
+
+    def _from_audio(self, request: Request) -> _Prepared:
+        if request.audio is None:
+            raise DataError("task a2m needs music, none was given; give an audio file or a video with sound.")
+        audio = np.asarray(request.audio, dtype=np.float32)
+        if request.seconds is not None:
+            audio = audio[: round(request.seconds * SAMPLE_RATE)]
+        frames = grid_frames(len(audio) / SAMPLE_RATE)
+        _check_length(frames, "music")
+        audio = audio[: frames * HOP]
+        return _Prepared(
+            request, frames, audio=audio, mel=log_mel(torch.from_numpy(audio)).numpy()[:, :frames]
+        )
+
+    def _from_motion(self, request: Request) -> _Prepared:
+        if request.motion_px is None:
+            raise DataError("task m2a needs motion, none was given; give a motion file.")
+        motion = np.asarray(request.motion_px, dtype=np.float64)
+        seconds = len(motion) / request.fps
+        if request.seconds is not None:
+            seconds = min(seconds, request.seconds)
+        frames = grid_frames(seconds)
+        _check_length(frames, "motion")
+        resampled = resample_to_grid(motion, request.fps, frames)
+        return _Prepared(
+            request, frames, motion_px=_fit_size(resampled, self.models.motion_stats).astype(np.float32)
+        )
+
+    @torch.no_grad()
+    def _batch(self, prepared: list[_Prepared], on_step: OnStep | None) -> list[Sample]:
+        task = prepared[0].request.task
+        if task == "joint":
+            music, motion = self._joint(prepared, on_step)
+            return self._finish(
+                prepared, self._decode_mel(music, prepared), self._decode_motion(motion, prepared)
+            )
+        if task == "a2m":
+            condition = self._encode(self.models.music_vae, "music", [p.mel for p in prepared])
+            motion = self._guided("a2m", prepared, condition, on_step)
+            return self._finish(prepared, None, self._decode_motion(motion, prepared))
+        channels = [motion_channels(_known(p.motion_px), self.models.motion_stats) for p in prepared]
+        condition = self._encode(self.models.motion_vae, "motion", channels)
+        music = self._guided("m2a", prepared, condition, on_step)
+        return self._finish(prepared, self._decode_mel(music, prepared), None)
+
+    def _guided(
+        self, direction: str, prepared: list[_Prepared], condition: Tensor, on_step: OnStep | None
+    ) -> Tensor:
+        net, request = self.models.denoising[direction], prepared[0].request
+        lengths = self._lengths(prepared)
+        denoiser = classifier_free(net.eps, condition, request.guidance, lengths)
+        return ddim(
+            denoiser, net.schedule, self._start(prepared, net.channels, direction), request.steps, on_step
+        )
+
+    def _joint(self, prepared: list[_Prepared], on_step: OnStep | None) -> tuple[Tensor, Tensor]:
+        music, motion = self.models.denoising["m2a"], self.models.denoising["a2m"]
+        request = prepared[0].request
+        return cross_guidance(
+            music.eps,
+            motion.eps,
+            music.schedule,
+            self._start(prepared, music.channels, "m2a"),
+            self._start(prepared, motion.channels, "a2m"),
+            request.steps,
+            request.gamma,
+            request.guidance,
+            self._lengths(prepared),
+            on_step,
+        )
+
+    def _start(self, prepared: list[_Prepared], channels: int, purpose: str) -> Tensor:
+        longest = max(p.n_latents for p in prepared)
+        noise = randn_each([p.request.seed for p in prepared], (longest, channels), f"start-{purpose}")
+        return noise.transpose(1, 2).to(self.models.device)
+
+    def _lengths(self, prepared: list[_Prepared]) -> Tensor:
+        return torch.tensor([p.n_latents for p in prepared], device=self.models.device)
+
+    def _encode(self, vae: Autoencoder, modality: str, arrays: Sequence[np.ndarray | None]) -> Tensor:
+        means = []
+        for (
+            array
+        ) in arrays:  # one by one: encoding is cheap, and a sample's latents do not depend on its batch
+            mean, _ = vae.encode(
+                torch.from_numpy(np.ascontiguousarray(_known(array)))[None].to(self.models.device)
+            )
+            means.append(self.models.scales[modality].normalise(mean)[0])
+        longest = max(mean.shape[-1] for mean in means)
+        return torch.stack([torch.nn.functional.pad(mean, (0, longest - mean.shape[-1])) for mean in means])
+
+    def _decode(
+        self, vae: Autoencoder, modality: str, z: Tensor, prepared: list[_Prepared]
+    ) -> list[np.ndarray]:
+        z = self.models.scales[modality].denormalise(z)
+        decoded = [vae.decode(one[None, :, : p.n_latents])[0] for one, p in zip(z, prepared, strict=True)]
+        return [one.float().cpu().numpy() for one in decoded]
+
+    def _decode_mel(self, z: Tensor, prepared: list[_Prepared]) -> list[np.ndarray]:
+        return self._decode(self.models.music_vae, "music", z, prepared)
+
+    def _decode_motion(self, z: Tensor, prepared: list[_Prepared]) -> list[np.ndarray]:
+        stats = self.models.motion_stats
+        motions = [
+            motion_from_channels(one, stats)
+            for one in self._decode(self.models.motion_vae, "motion", z, prepared)
+        ]
+        return [correct_bones(motion, stats.bone_lengths_px).astype(np.float32) for motion in motions]
+
+    def _finish(
+        self, prepared: list[_Prepared], mels: list[np.ndarray] | None, motions: list[np.ndarray] | None
+    ) -> list[Sample]:
+        samples = []
+        for i, p in enumerate(prepared):
+            motion = _known(p.motion_px) if motions is None else motions[i]
+            mel = _known(p.mel) if mels is None else mels[i]
+            if mels is None:
+                audio, vocoder = _known(p.audio), None
+            else:
+                audio = self.vocoder(torch.from_numpy(mel)[None], [p.request.seed])[0].numpy()
+                vocoder = self.vocoder.name
+            onsets = onset_times(audio, SAMPLE_RATE)
+            samples.append(Sample(p.request, motion, mel, audio, onsets, kinematic_beats(motion), vocoder))
+        return samples
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    request: Request
+    n_frames: int
+    audio: np.ndarray | None = None
+    mel: np.ndarray | None = None
+    motion_px: np.ndarray | None = None
+
+    @property
+    def n_latents(self) -> int:
+        return self.n_frames // 2
+
+
+def variations(request: Request, n: int) -> list[Request]:
+    """Return `n` requests like `request` with seeds seed, seed + 1, ..."""
+    return [replace(request, seed=request.seed + i) for i in range(n)]
+
+
+def _known(array: np.ndarray | None) -> np.ndarray:
+    assert array is not None
+    return array
+
+
+def _check_length(frames: int, what: str) -> None:
+    seconds = frames / MEL_RATE_HZ
+    if not MIN_SECONDS <= seconds <= MAX_SECONDS:
+        raise DataError(
+            f"the {what} is {seconds:.2f} s long, expected {MIN_SECONDS:g} to {MAX_SECONDS:g} s; give another or cut it with seconds."
+        )
+
+
+def _fit_size(motion_px: np.ndarray, stats: MotionStats) -> np.ndarray:
+    """Bring motion of another camera to the training set's size and place; one that fits already is left as it is."""
+    ratio = float(np.sum(stats.bone_lengths_px) / max(limb_lengths(motion_px).mean(0).sum(), 1e-6))
+    centre = motion_px.mean((0, 1))
+    if 0.5 < ratio < 2.0 and np.abs(centre - stats.centre).max() < 4.0 * stats.scale:
+        return motion_px
+    return (motion_px - centre) * ratio + np.asarray(stats.centre)

@@ -1,0 +1,115 @@
+"""Trained networks and what they need to be used: read from exports, checked against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from momu_dist.core.catalog import STAGES
+from momu_dist.core.diffusion.guidance import ConditionalModel, as_eps
+from momu_dist.core.diffusion.schedule import NoiseSchedule
+from momu_dist.core.latents import LatentScale
+from momu_dist.core.models.autoencoder import Autoencoder
+from momu_dist.core.models.dit import LatentDiT
+from momu_dist.core.motion.normalise import MotionStats
+from momu_dist.errors import CheckpointError
+from momu_dist.inference.export import Export, exports_under, find_export
+
+DIRECTIONS = {"m2a": "dit_m2a", "a2m": "dit_a2m"}
+
+
+@dataclass(frozen=True)
+class Denoising:
+    """A diffusion transformer as a predictor of eps, with its schedule."""
+
+    eps: ConditionalModel
+    schedule: NoiseSchedule
+    channels: int
+
+
+@dataclass(frozen=True)
+class Models:
+    """Everything a generator uses. `denoising` holds the directions (m2a, a2m) that were found."""
+
+    music_vae: Autoencoder
+    motion_vae: Autoencoder
+    motion_stats: MotionStats
+    scales: Mapping[str, LatentScale]
+    denoising: Mapping[str, Denoising]
+    device: torch.device
+    origins: Mapping[str, str] = field(default_factory=dict)
+
+
+def load_vae(export: Export) -> Autoencoder:
+    """Return the trained autoencoder of a music_vae or motion_vae export."""
+    vae = Autoencoder(export.config.model)
+    export.load_into(vae)
+    return vae
+
+
+def motion_stats_of(export: Export) -> MotionStats:
+    """Return the motion statistics of the data the weights were trained on."""
+    return MotionStats.from_dict(export.facts["motion_stats"])
+
+
+def denoising_of(dit: nn.Module, export_config: object, device: torch.device) -> Denoising:
+    """Return `dit` ready for sampling, given its run's config."""
+    model, loss = export_config.model, export_config.loss  # type: ignore[attr-defined]
+    schedule = NoiseSchedule.linear(loss.diffusion_steps)
+    return Denoising(as_eps(dit.to(device).eval(), schedule, model.prediction), schedule, model.in_channels)
+
+
+def load_models(checkpoints: Sequence[str | Path], device: torch.device) -> Models:
+    """Read one or both diffusion transformers (run folders, exports, or a folder of runs) with their VAEs.
+
+    Raises CheckpointError where there is no diffusion transformer, or where two do not share their VAEs.
+    """
+    found = [export for path in checkpoints for export in exports_under(path)]
+    dits = {
+        direction: export
+        for direction, stage in DIRECTIONS.items()
+        for export in found
+        if export.stage == stage
+    }
+    if not dits:
+        stages = ", ".join(export.stage for export in found)
+        raise CheckpointError(
+            f"no diffusion transformer under {', '.join(map(str, checkpoints))} (found {stages}); "
+            "name the run folder of a dit_m2a or dit_a2m stage, or a folder that holds both."
+        )
+    first = next(iter(dits.values()))
+    vaes = {name: find_export(first.folder / name, stage=name) for name in ("music_vae", "motion_vae")}
+    for export in dits.values():
+        for name, vae in vaes.items():
+            if find_export(export.folder / name, stage=name).sha256 != vae.sha256:
+                raise CheckpointError(
+                    f"{export.folder} and {first.folder} were trained with different {name}s; joint generation needs "
+                    "two diffusion transformers over the same latents."
+                )
+    denoising = {}
+    for direction, export in dits.items():
+        dit = LatentDiT(export.config.model)
+        export.load_into(dit)
+        denoising[direction] = denoising_of(dit, export.config, device)
+    return Models(
+        music_vae=load_vae(vaes["music_vae"]).to(device),
+        motion_vae=load_vae(vaes["motion_vae"]).to(device),
+        motion_stats=motion_stats_of(first),
+        scales={name: LatentScale.from_dict(tree) for name, tree in first.facts["latent_scales"].items()},
+        denoising=denoising,
+        device=device,
+        origins={**{d: e.sha256 for d, e in dits.items()}, **{name: e.sha256 for name, e in vaes.items()}},
+    )
+
+
+def stage_network(export: Export) -> nn.Module:
+    """Return an untrained network of the shape that `export` holds."""
+    return (
+        LatentDiT(export.config.model)
+        if STAGES[export.stage].reads == "latents"
+        else Autoencoder(export.config.model)
+    )

@@ -1,0 +1,129 @@
+"""From a run's config to its task and its feed: reads manifests and frozen weights, and checks that they fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from momu_dist.config.schema import RunConfig
+from momu_dist.core.audio.mel import MEL_RATE_HZ
+from momu_dist.core.catalog import STAGES
+from momu_dist.core.models.autoencoder import Autoencoder
+from momu_dist.core.motion.normalise import MotionStats
+from momu_dist.core.tasks.base import Task, TaskInputs, motion_channels
+from momu_dist.data.feed import FeedSpec
+from momu_dist.data.latents import LatentManifest, UnitRunner, encode_latents, open_latents
+from momu_dist.data.manifest import Manifest
+from momu_dist.errors import CheckpointError, ConfigError
+from momu_dist.inference.export import Export, find_export
+from momu_dist.inference.models import load_vae
+
+Facts = dict[str, Any]
+
+
+def required_exports(config: RunConfig, data: Manifest) -> dict[str, Export]:
+    """Return the frozen models that the stage needs; a missing or mismatched one is one clear sentence."""
+    exports = {}
+    for name in STAGES[config.stage].needs:
+        path = getattr(config.inputs, name)
+        if path is None:
+            raise ConfigError(
+                f"stage {config.stage} needs a trained {name}; set inputs.{name} to its run folder, for example "
+                f"inputs.{name}=runs/{name}."
+            )
+        export = find_export(path, stage=name)
+        theirs = export.facts.get("feature_fingerprint")
+        if theirs != data.feature_fingerprint:
+            raise CheckpointError(
+                f"{export.folder} was trained on features {theirs}, the data at {data.root} has "
+                f"{data.feature_fingerprint}; prepare the data again or train {name} on it."
+            )
+        exports[name] = export
+    return exports
+
+
+def open_run_latents(
+    config: RunConfig, data: Manifest, exports: dict[str, Export], run_units: UnitRunner
+) -> LatentManifest:
+    """Return the cached latents of a diffusion stage, encoding them first where there are none."""
+    weights = {name: export.sha256 for name, export in exports.items()}
+    make_encoder = MakeEncoder(
+        {name: str(export.folder) for name, export in exports.items()}, data.motion_stats
+    )
+
+    def encode(root: Path, fingerprint: str) -> None:
+        encode_latents(data, root, fingerprint, make_encoder, run_units)
+
+    return open_latents(data, weights, config.data.latents, encode)
+
+
+def build_task(
+    config: RunConfig, latents: LatentManifest | None, data: Manifest, exports: dict[str, Export]
+) -> Task:
+    """Return the stage's task with everything frozen that it needs."""
+    stage = STAGES[config.stage]
+    low, high = (2 * round(seconds * MEL_RATE_HZ / 2) for seconds in config.data.length_s)
+    music_vae = load_vae(exports["music_vae"]) if config.stage == "motion_vae" else None
+    scales = None if latents is None else latents.scales(config.loss.latent_scaling)
+    inputs = TaskInputs((max(2, low), max(2, high)), data.motion_stats, music_vae, scales)
+    return stage.task(config.model, config.loss, inputs)
+
+
+def feed_spec(config: RunConfig, root: Path, columns: tuple[str, ...]) -> FeedSpec:
+    """Return what any reader needs to serve this run's samples."""
+    return FeedSpec(
+        root=str(root),
+        columns=columns,
+        seed=config.seed,
+        global_batch=config.train.global_batch,
+        shuffle_row_groups=config.data.shuffle_row_groups,
+        validation_clips=config.data.validation_clips,
+    )
+
+
+def export_facts(config: RunConfig, data: Manifest, latents: LatentManifest | None) -> Facts:
+    """Return what an export says besides its config: what the weights know of their data."""
+    facts: Facts = {
+        "feature_fingerprint": data.feature_fingerprint,
+        "data_fingerprint": data.fingerprint,
+        "motion_stats": data.motion_stats.to_dict(),
+    }
+    if latents is not None:
+        scales = latents.scales(config.loss.latent_scaling)
+        facts["latent_scales"] = {name: scale.to_dict() for name, scale in scales.items()}
+    return facts
+
+
+class MakeEncoder:
+    """Makes the clip encoder where it is called; holds only paths, so that it travels to any worker."""
+
+    def __init__(self, exports: dict[str, str], stats: MotionStats) -> None:
+        self.exports = exports
+        self.stats = stats
+
+    def __call__(self) -> Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        vaes = {name: load_vae(find_export(folder)).to(device) for name, folder in self.exports.items()}
+
+        def encode(mel: np.ndarray, motion_px: np.ndarray) -> dict[str, np.ndarray]:
+            out = {}
+            channels = {"music": mel, "motion": motion_channels(motion_px, self.stats)}
+            for modality, array in channels.items():
+                for part, value in zip(
+                    ("mean", "logvar"), _encode(vaes[f"{modality}_vae"], array, device), strict=True
+                ):
+                    out[f"{modality}_{part}"] = value
+            return out
+
+        return encode
+
+
+@torch.no_grad()
+def _encode(vae: Autoencoder, array: np.ndarray, device: torch.device) -> tuple[np.ndarray, np.ndarray]:
+    x = torch.from_numpy(np.array(array, dtype=np.float32))[None].to(device)
+    mean, logvar = vae.encode(x)
+    return mean[0].T.float().cpu().numpy(), logvar[0].T.float().cpu().numpy()

@@ -1,0 +1,119 @@
+"""What a run would do, without doing it: the resolved config, sizes, steps, memory, and warnings."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import yaml
+
+from momu_dist.config.load import resolved_dict
+from momu_dist.config.schema import RunConfig
+from momu_dist.core.audio.mel import MEL_RATE_HZ
+from momu_dist.core.catalog import STAGES
+from momu_dist.core.models.autoencoder import Autoencoder
+from momu_dist.core.models.discriminator import PatchDiscriminator
+from momu_dist.core.models.dit import LatentDiT
+from momu_dist.data.feed import ShardReader
+from momu_dist.data.manifest import Manifest
+from momu_dist.errors import DataError
+
+_BYTES = {"weights": 4, "gradients": 4, "optimizer": 8, "ema": 4}
+# What each strategy splits among the workers; weights are fp32, bf16 is autocast.
+_SHARDED = {
+    "zero1": ("optimizer",),
+    "zero2": ("optimizer", "gradients"),
+    "zero3": ("optimizer", "gradients", "weights", "ema"),
+}
+
+
+@dataclass(frozen=True)
+class Size:
+    """How long a run is: clips in its training split (counted or expected), steps an epoch and in all."""
+
+    clips: int
+    counted: bool
+    steps_per_epoch: float
+    total_steps: int
+
+
+def run_size(config: RunConfig) -> Size:
+    """Return the run's length; where the data is not there yet it is taken from `data.expected_clips`."""
+    try:
+        clips, counted = (
+            len(ShardReader(str(Manifest.load(config.data.root).root), "train", (), keep=1)),
+            True,
+        )
+    except DataError:
+        clips, counted = config.data.expected_clips, False
+    per_epoch = clips / config.train.global_batch
+    total = config.train.max_steps or max(1, math.ceil(config.train.epochs * per_epoch))
+    return Size(clips, counted, per_epoch, total)
+
+
+def parameter_counts(config: RunConfig) -> dict[str, int]:
+    """Return the number of parameters of each network the stage trains, without allocating them."""
+    with torch.device("meta"):
+        if STAGES[config.stage].reads == "latents":
+            networks = {"dit": LatentDiT(config.model)}
+        else:
+            networks = {"vae": Autoencoder(config.model)}
+            if config.stage == "music_vae":
+                networks["disc"] = PatchDiscriminator(ndf=config.loss.disc_ndf, norm=config.loss.disc_norm)
+    return {name: sum(p.numel() for p in net.parameters()) for name, net in networks.items()}
+
+
+def memory_gb(config: RunConfig, parameters: int) -> dict[str, float]:
+    """Return GB a worker needs for weights, gradients, optimiser and average; activations come on top."""
+    sharded = _SHARDED.get(config.train.strategy, ())
+    ema = config.train.ema_decay is not None
+    parts = {name: size for name, size in _BYTES.items() if name != "ema" or ema}
+    return {
+        name: parameters * size / (config.train.workers if name in sharded else 1) / 1e9
+        for name, size in parts.items()
+    }
+
+
+def warnings(config: RunConfig, size: Size) -> list[str]:
+    """Return what a person would want to know before days of computing."""
+    found = []
+    if config.optim.warmup_steps >= size.total_steps:
+        found.append(
+            f"the warm-up of {config.optim.warmup_steps} steps never ends: the run has {size.total_steps}; the rate stays below "
+            f"{size.total_steps / config.optim.warmup_steps:.0%} of optim.lr. Lower optim.warmup_steps or train longer."
+        )
+    if config.stage == "music_vae" and config.loss.gan_start >= 1.0:
+        found.append(
+            f"the GAN never starts: loss.gan_start is {config.loss.gan_start} of the run; set it below 1 (a share of the run)."
+        )
+    if not size.counted:
+        found.append(
+            f"no prepared data at {config.data.root}: steps are counted from data.expected_clips = {config.data.expected_clips}."
+        )
+    return found
+
+
+def report(config: RunConfig) -> str:
+    """Return the whole dry run as text."""
+    size = run_size(config)
+    counts = parameter_counts(config)
+    train = config.train
+    share = train.global_batch // train.workers
+    micro = train.micro_batch or share
+    frames = config.data.length_s[1] * MEL_RATE_HZ
+    memory = memory_gb(config, next(iter(counts.values())))
+    lines = [yaml.safe_dump(resolved_dict(config), sort_keys=False).rstrip(), ""]
+    lines += [f"parameters of {name}: {count:,}" for name, count in counts.items()]
+    lines += [
+        f"clips to train on: {size.clips:,}" + ("" if size.counted else " (expected)"),
+        f"steps per epoch: {size.steps_per_epoch:,.1f}; steps in all: {size.total_steps:,}",
+        f"a step: {train.global_batch} samples = {train.workers} workers x {share // micro} micro-batches x {micro}, "
+        f"up to {frames:,.0f} frames each",
+        "memory per worker, before activations: "
+        + f"{sum(memory.values()):.2f} GB ("
+        + ", ".join(f"{name} {value:.2f}" for name, value in memory.items())
+        + ")",
+    ]
+    lines += [f"warning: {text}" for text in warnings(config, size)]
+    return "\n".join(lines)

@@ -1,0 +1,133 @@
+"""Ray Train runs the workers, Ray Data feeds them. The only file that imports ray.train."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import ray.train
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from momu_dist.config.load import config_from_dict, resolved_dict
+from momu_dist.config.schema import RunConfig
+from momu_dist.data.feed import FeedSpec, make_plan, validation_rows
+from momu_dist.data.ray_pipeline import step_dataset, worker_stream
+from momu_dist.data.record import table_rows
+from momu_dist.errors import MomuError, TrainingError
+from momu_dist.train.checkpoint import CheckpointStore
+from momu_dist.train.folder import RunFolder
+from momu_dist.train.loop import Feed
+from momu_dist.train.worker import run_worker
+
+WORKER_START_TIMEOUT_S = "600"
+"""Importing torch and DeepSpeed on a busy node takes longer than Ray's default minute."""
+
+
+def run_on_ray(config: RunConfig, spec: FeedSpec, total_steps: int) -> None:
+    """Train `config` on its workers; Ray must be running. Failed workers are restarted from the newest checkpoint.
+
+    A MomuError of the workers (a loss that is not finite, a checkpoint that does not fit) is raised here as it was;
+    it would only happen again, so it is not retried.
+    """
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", WORKER_START_TIMEOUT_S)
+    train = config.train
+    folder = RunFolder(config)
+    use_gpu = train.device == "cuda" or (
+        train.device == "auto" and ray.cluster_resources().get("GPU", 0) >= train.workers
+    )
+    store = CheckpointStore(folder.checkpoints, train.keep_last)
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"config": resolved_dict(config), "spec": spec, "total_steps": total_steps},
+        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=train.workers,
+            use_gpu=use_gpu,
+            resources_per_worker={"CPU": train.worker_cpus, "GPU": int(use_gpu)},
+        ),
+        run_config=ray.train.RunConfig(
+            name=config.name,
+            storage_path=str(folder.path / "ray"),
+            failure_config=ray.train.FailureConfig(max_failures=train.max_failures),
+        ),
+        # Evaluated again whenever the workers start: only the steps that remain are read.
+        datasets={"train": lambda: step_dataset(store.latest_step(), total_steps)},
+        dataset_config=PlannedIngest(spec),
+    )
+    try:
+        trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise TrainingError(
+            f"training of {config.name} failed {train.max_failures + 1} times and was given up; last cause: {_cause(error)}. "
+            f"Newest checkpoint: {store.latest() or 'none'}. Start it again with the same name to continue."
+        ) from error
+    failure = folder.failure()
+    if failure is not None:
+        raise TrainingError(failure)
+
+
+class PlannedIngest(ray.train.DataConfig):
+    """Gives every worker exactly its rows of every step, whatever the number of workers."""
+
+    def __init__(self, spec: FeedSpec) -> None:
+        super().__init__()
+        self.spec = spec
+
+    def configure(
+        self, datasets: dict[str, ray.data.Dataset], world_size: int, *_: object, **__: object
+    ) -> list[dict[str, ray.data.DataIterator]]:
+        """Return one iterator a worker."""
+        return [
+            {"train": worker_stream(datasets["train"], self.spec, rank, world_size)}
+            for rank in range(world_size)
+        ]
+
+
+def _worker(arguments: dict[str, Any]) -> None:
+    config = config_from_dict(arguments["config"], where="the driver's config")
+    try:
+        run_worker(config, arguments["spec"], RayFeed, arguments["total_steps"])
+    except MomuError:
+        # Left in the run folder for the driver; returning normally keeps Ray from trying the same again.
+        return
+
+
+@dataclass
+class RayFeed:
+    """This worker's shard of the stream that `PlannedIngest` makes."""
+
+    spec: FeedSpec
+
+    def __post_init__(self) -> None:
+        context = ray.train.get_context()
+        self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
+        self.plan_fingerprint = make_plan(self.spec).fingerprint()
+
+    def steps(self, first: int, total: int) -> Iterator[Sequence[dict[str, Any]]]:
+        if first >= total:
+            return
+        share = self.spec.global_batch // self.world_size
+        shard = ray.train.get_dataset_shard("train")
+        step = first
+        for table in shard.iter_batches(batch_size=share, batch_format="pyarrow", prefetch_batches=2):
+            rows = table_rows(table)
+            if rows[0]["step"] != step:
+                raise TrainingError(
+                    f"Ray Data gave step {rows[0]['step']}, expected step {step}; the run was stopped."
+                )
+            yield rows
+            step += 1
+
+    def validation(self) -> Sequence[dict[str, Any]]:
+        return validation_rows(self.spec, self.rank, self.world_size)
+
+
+def _cause(error: Exception) -> str:
+    text = str(error.__cause__ or error).strip().splitlines()
+    return text[-1].strip() if text else type(error).__name__
+
+
+_: type[Feed] = RayFeed  # the contract of the loop

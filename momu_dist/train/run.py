@@ -1,0 +1,125 @@
+"""A run from its config to its end, on this process or on Ray: the driver's side."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tqdm import tqdm
+
+from momu_dist.config.schema import RunConfig
+from momu_dist.core.catalog import STAGES
+from momu_dist.data.feed import FeedSpec, LocalFeed
+from momu_dist.data.latents import UnitRunner, in_process
+from momu_dist.data.manifest import Manifest
+from momu_dist.errors import ConfigError
+from momu_dist.inference.export import find_export
+from momu_dist.train.build import build_task, feed_spec, open_run_latents, required_exports
+from momu_dist.train.dry_run import run_size, warnings
+from momu_dist.train.folder import RunFolder
+from momu_dist.train.worker import run_worker
+
+
+def train(config: RunConfig) -> Path:
+    """Train `config` to its end, continuing where an earlier attempt stopped; return the run folder.
+
+    Strategy `local` trains on this process without Ray; the others need a running Ray (`train.ray_session`). Every
+    MomuError is one sentence for the user.
+    """
+    _refuse_lost_paths(config)
+    folder = RunFolder(config)
+    size = run_size(config)
+    finished = folder.finished()
+    if finished is not None and finished["steps"] >= size.total_steps:
+        print(f"{config.name} is finished ({finished['steps']} steps); its model is at {finished['export']}.")
+        return folder.path
+    data = Manifest.load(config.data.root)
+    exports = required_exports(config, data)
+    if config.inputs.init_from is not None:
+        find_export(config.inputs.init_from, stage=config.stage)
+    folder.open(config)
+    for text in warnings(config, size):
+        tqdm.write(f"warning: {text}")
+    local = config.train.strategy == "local"
+    latents = None
+    if STAGES[config.stage].reads == "latents":
+        latents = open_run_latents(config, data, exports, in_process if local else _ray_units())
+    task = build_task(config, latents, data, exports)
+    spec = feed_spec(config, data.root if latents is None else latents.root, task.columns)
+    del task
+    with progress_bar(config.name, folder.metrics, size.total_steps):
+        if local:
+            run_worker(config, spec, LocalFeed, size.total_steps)
+        else:
+            _run_on_ray(config, spec, size.total_steps)
+    return folder.path
+
+
+def _run_on_ray(config: RunConfig, spec: FeedSpec, total_steps: int) -> None:
+    # Imported late: a machine without Ray trains with strategy local.
+    from momu_dist.train.ray_trainer import run_on_ray
+
+    run_on_ray(config, spec, total_steps)
+
+
+def _ray_units() -> UnitRunner:
+    from momu_dist.data.ray_pipeline import map_units
+
+    return lambda units, fn: map_units(units, fn, label="encode latents")
+
+
+def _refuse_lost_paths(config: RunConfig) -> None:
+    """Inside a job with a working directory, relative paths would point into a copy that is deleted with the job."""
+    if "runtime_resources" not in Path.cwd().parts:
+        return
+    for name, value in (("out", config.out), ("data.root", config.data.root)):
+        if not Path(value).is_absolute():
+            raise ConfigError(
+                f"{name} is the relative path {value!r}, but this job runs in a temporary copy of its working directory "
+                f"({os.getcwd()}); give an absolute path: {name}=/shared/..."
+            )
+
+
+@contextmanager
+def progress_bar(name: str, metrics: Path, total_steps: int) -> Iterator[None]:
+    """Show the run's progress by following its metrics file, wherever the workers are."""
+    stop = threading.Event()
+    thread = threading.Thread(target=_follow, args=(name, metrics, total_steps, stop), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _follow(name: str, metrics: Path, total_steps: int, stop: threading.Event) -> None:
+    position = metrics.stat().st_size if metrics.is_file() else 0
+    with tqdm(total=total_steps, desc=name, unit="step", mininterval=1.0) as bar:
+        while True:
+            last_round = stop.wait(0.5)
+            if metrics.is_file():
+                with metrics.open() as file:
+                    file.seek(position)
+                    text = file.read()
+                whole = text[: text.rfind("\n") + 1]
+                position += len(whole.encode())
+                for line in whole.splitlines():
+                    _show(bar, json.loads(line))
+            if last_round:
+                return
+
+
+def _show(bar: tqdm, entry: dict[str, float]) -> None:
+    bar.n = int(entry["step"])
+    shown = {
+        key: f"{entry[key]:.4g}" for key in ("total", "val/rec", "val/true", "samples_per_s") if key in entry
+    }
+    if shown:
+        bar.set_postfix(shown)
+    else:
+        bar.refresh()

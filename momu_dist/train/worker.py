@@ -1,0 +1,133 @@
+"""What one worker does, with or without Ray: build, resume, train, report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from momu_dist.config.load import resolved_dict
+from momu_dist.config.schema import RunConfig
+from momu_dist.core.catalog import STAGES
+from momu_dist.core.random import seed_of
+from momu_dist.core.tasks.base import Task
+from momu_dist.data.feed import FeedSpec
+from momu_dist.data.latents import LatentManifest
+from momu_dist.data.manifest import Manifest
+from momu_dist.errors import MomuError
+from momu_dist.inference.export import find_export, write_export
+from momu_dist.tracking import Tracker, open_tracker
+from momu_dist.train.build import build_task, export_facts, required_exports
+from momu_dist.train.checkpoint import CheckpointStore
+from momu_dist.train.engine import DdpEngine, Engine, EngineOptions, LocalEngine
+from momu_dist.train.folder import RunFolder
+from momu_dist.train.loop import Feed, Hooks, Trainer, Weights
+from momu_dist.train.preview import write_preview
+
+
+def run_worker(
+    config: RunConfig, spec: FeedSpec, make_feed: Callable[[FeedSpec], Feed], total_steps: int
+) -> None:
+    """Train `config` on this process as its rank. A MomuError is left in the run folder before it is raised."""
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    folder = RunFolder(config)
+    if config.train.threads is not None:
+        torch.set_num_threads(config.train.threads)
+    tracker = open_tracker(
+        config.tracking.uri if rank == 0 else "none", config.tracking.experiment, folder.path
+    )
+    run_id = tracker.start(config.name, resolved_dict(config), {"stage": config.stage}, folder.tracking_id())
+    if rank == 0:
+        folder.keep_tracking_id(run_id)
+    try:
+        _train(config, spec, make_feed, total_steps, folder, tracker, rank)
+    except MomuError as error:
+        if rank == 0:
+            folder.fail(str(error))
+        tracker.finish("FAILED")
+        raise
+    tracker.finish()
+
+
+def _train(
+    config: RunConfig, spec: FeedSpec, make_feed: Callable[[FeedSpec], Feed], total_steps: int,
+    folder: RunFolder, tracker: Tracker, rank: int,
+) -> None:  # fmt: skip
+    began = time.time()
+    device = pick_device(config)
+    data = Manifest.load(config.data.root)
+    exports = required_exports(config, data)
+    latents = LatentManifest.load(spec.root) if STAGES[config.stage].reads == "latents" else None
+    task = build_task(config, latents, data, exports)
+    task.to(device)
+    engines = build_engines(config, task, device)
+    feed = make_feed(spec)
+    facts = export_facts(config, data, latents)
+    vaes = {name: export.folder for name, export in exports.items()} if latents is not None else {}
+
+    def log(step: int, metrics: dict[str, float]) -> None:
+        folder.append_metrics(step, metrics)
+        tracker.metrics(step, metrics)
+
+    def export(step: int, weights: Weights) -> None:
+        write_export(folder.export, resolved_dict(config), weights, {**facts, "step": step}, vaes)
+
+    def sample(step: int, weights: Weights) -> None:
+        target = folder.samples / f"step-{step:09d}"
+        for path in write_preview(config, weights, facts, exports, target, device):
+            tracker.artifact(path, f"samples/step-{step:09d}")
+
+    store = CheckpointStore(folder.checkpoints, config.train.keep_last)
+    hooks = Hooks(log, export, sample)
+    trainer = Trainer(config, task, feed, engines, store, hooks, total_steps, device)
+    trainer.run()
+    if rank == 0:
+        folder.finish(
+            {"steps": total_steps, "seconds": round(time.time() - began, 1), "export": str(folder.export)}
+        )
+
+
+def build_engines(config: RunConfig, task: Task, device: torch.device) -> dict[str, Engine]:
+    """Return an engine a network: the run's strategy for the first, plain modules for the others (a discriminator).
+
+    First weights are drawn from the run's seed alone, the same on every worker, or read from `inputs.init_from`.
+    """
+    train = config.train
+    share = train.global_batch // train.workers
+    micro = train.micro_batch or share
+    options = EngineOptions(config.optim, micro, share // micro, train.precision == "bf16")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(config.seed, "weights"))
+        networks = task.networks()
+    main = next(iter(networks))
+    if config.inputs.init_from is not None:
+        find_export(config.inputs.init_from, stage=config.stage).load_into(networks[main]).train()
+    make_main = strategy_engine(train.strategy)
+    return {
+        name: (make_main if name == main else LocalEngine)(name, net.to(device), options)
+        for name, net in networks.items()
+    }
+
+
+def strategy_engine(strategy: str) -> Callable[[str, nn.Module, EngineOptions], Engine]:
+    """Return what makes the main network's engine."""
+    if strategy == "local":
+        return LocalEngine
+    if strategy == "ddp":
+        return DdpEngine
+    # Imported here because importing DeepSpeed takes seconds and a compiler, which the others need not pay.
+    from momu_dist.train.deepspeed_engine import DeepSpeedEngine
+
+    return partial(DeepSpeedEngine, int(strategy.removeprefix("zero")))
+
+
+def pick_device(config: RunConfig) -> torch.device:
+    """Return this worker's device: with `auto` the GPU it was given, else the CPU."""
+    name = config.train.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
