@@ -1,0 +1,211 @@
+"""Motion in and out as files: our npz, OpenPose-style JSON, and arrays of Body-25, COCO-17 or 14 joints.
+
+OpenPose writes one JSON file a frame. We write the frames of a clip into one file:
+
+    {"rate_hz": 62.5, "frames": [{"version": 1.3, "people": [{"pose_keypoints_2d": [x0, y0, c0, x1, ...]}]},
+    ...]}
+
+Each element of `frames` is what OpenPose would have put into its own file: 75 numbers in the order of
+BODY_25, of which our 14 joints are set and the rest (mid-hip, eyes, ears, feet) are 0, 0, 0: OpenPose's mark
+for "not detected".
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from momu_dist.core.motion.skeleton import BODY25_TO_14, N_JOINTS, body25_to_14, coco17_to_14
+from momu_dist.errors import DataError
+
+_FORMATS = (
+    ".npz or .json as `momu generate` writes them, a folder of OpenPose JSON files, "
+    "or .npy of shape (T,25,3), (T,17,3), (T,14,3) or (T,14,2)"
+)
+
+
+class Motion(NamedTuple):
+    """A clip's motion: motion_px (T, 14, 2) float64, NaN where missing; conf (T, 14) in [0, 1], 0 there; fps
+    in Hz."""
+
+    motion_px: NDArray[np.float64]
+    conf: NDArray[np.float64]
+    fps: float
+
+
+def save_motion_npz(
+    path: str | Path, motion_px: ArrayLike, rate_hz: float, conf: ArrayLike | None = None
+) -> None:
+    """Writes the arrays motion_px (T, 14, 2) float32, conf (T, 14) float32 (1 if not given) and rate_hz."""
+    motion, confidence = _checked(motion_px, conf)
+    np.savez_compressed(
+        path,
+        motion_px=motion.astype(np.float32),
+        conf=confidence.astype(np.float32),
+        rate_hz=np.float64(rate_hz),
+    )
+
+
+def write_openpose_json(
+    path: str | Path, motion_px: ArrayLike, rate_hz: float, conf: ArrayLike | None = None
+) -> None:
+    """Writes motion (T, 14, 2) in px as OpenPose-style frames in one file (layout above), to a hundredth of a
+    pixel."""
+    motion, confidence = _checked(motion_px, conf)
+    present = np.isfinite(motion).all(axis=2) & (confidence > 0)
+    body25 = np.zeros((len(motion), 25, 3))
+    body25[:, BODY25_TO_14, :2] = motion
+    body25[:, BODY25_TO_14, 2] = confidence
+    body25[:, BODY25_TO_14] *= present[..., None]
+    body25 = np.where(np.isfinite(body25), body25, 0.0)  # NaN * 0 is NaN
+    rows = body25.reshape(len(motion), -1).round(2).tolist()
+    frames = [{"version": 1.3, "people": [{"pose_keypoints_2d": row}]} for row in rows]
+    Path(path).write_text(json.dumps({"rate_hz": float(rate_hz), "frames": frames}))
+
+
+def read_motion(path: str | Path, fps: float | None = None) -> Motion:
+    """The motion of a file or folder: (motion_px (T, 14, 2), conf (T, 14), fps), T >= 2.
+
+    Reads our .npz and .json, a folder of OpenPose's per-frame JSON files (BODY_25, in order of name; of
+    several people the one with the highest total confidence in the frame), and .npy arrays (T, 25, 3)
+    Body-25, (T, 17, 3) COCO-17, (T, 14, 3) or (T, 14, 2) in px. `fps` is needed where the file does not hold
+    a rate and overrules it where it does. A joint that is not finite, or of confidence 0 or less, comes out
+    as NaN with confidence 0; arrays without confidence get 1 elsewhere. Raises DataError for anything else,
+    for fewer than two frames, and if no joint is ever seen.
+    """
+    path = Path(path)
+    if path.is_dir():
+        joints, rate = _from_folder(path), None
+    elif not path.is_file():
+        raise DataError(f"{path} does not exist, expected motion as {_FORMATS}; check the path.")
+    elif path.suffix == ".npz":
+        joints, rate = _from_npz(path)
+    elif path.suffix == ".npy":
+        joints, rate = _to_14(_load(path), path), None
+    elif path.suffix == ".json":
+        joints, rate = _from_json(path)
+    else:
+        raise DataError(f"{path} ends in {path.suffix!r}, expected motion as {_FORMATS}.")
+    rate = fps if fps is not None else rate
+    if rate is None:
+        raise DataError(f"{path} does not say its frame rate: give it (frames per second).")
+    if not np.isfinite(rate) or rate <= 0:
+        raise DataError(
+            f"{path} has a frame rate of {rate} Hz, expected a positive number: give the true one."
+        )
+    return _with_missing_marked(joints, float(rate), path)
+
+
+def _checked(motion_px: ArrayLike, conf: ArrayLike | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    motion = np.asarray(motion_px, dtype=np.float64)
+    confidence = np.ones(motion.shape[:2]) if conf is None else np.asarray(conf, dtype=np.float64)
+    if motion.ndim != 3 or motion.shape[1:] != (N_JOINTS, 2) or confidence.shape != motion.shape[:2]:
+        raise DataError(
+            f"Motion of shape {motion.shape} with confidence {confidence.shape} cannot be written: "
+            f"expected (T, {N_JOINTS}, 2) and (T, {N_JOINTS})."
+        )
+    return motion, confidence
+
+
+def _with_missing_marked(joints: NDArray[np.float64], fps: float, path: Path) -> Motion:
+    if len(joints) < 2:
+        raise DataError(f"{path} holds {len(joints)} frames, expected at least two; check the file.")
+    seen = np.isfinite(joints).all(axis=2) & (joints[..., 2] > 0)
+    if not seen.any():
+        raise DataError(f"{path} holds no joint that was ever detected, expected a person; check the file.")
+    motion = np.where(seen[..., None], joints[..., :2], np.nan)
+    return Motion(motion, np.where(seen, joints[..., 2], 0.0), fps)
+
+
+def _from_npz(path: Path) -> tuple[NDArray[np.float64], float]:
+    arrays = _load(path)
+    missing = sorted({"motion_px", "conf", "rate_hz"} - set(arrays))
+    if missing:
+        raise DataError(f"{path} lacks {', '.join(missing)}, expected an .npz as `momu generate` writes it.")
+    motion, conf = arrays["motion_px"], arrays["conf"]
+    if motion.ndim != 3 or motion.shape[1:] != (N_JOINTS, 2) or conf.shape != motion.shape[:2]:
+        raise DataError(
+            f"{path} holds motion_px {motion.shape} and conf {conf.shape}, "
+            f"expected (T, {N_JOINTS}, 2) and (T, {N_JOINTS})."
+        )
+    return np.concatenate([motion, conf[..., None]], axis=2, dtype=np.float64), float(arrays["rate_hz"])
+
+
+def _load(path: Path) -> Any:
+    """The array of an .npy or the dict of arrays of an .npz; pickled objects are refused."""
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        return dict(loaded) if path.suffix == ".npz" else loaded
+    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} is no plain NumPy file ({error}), expected motion as {_FORMATS}.") from error
+
+
+def _to_14(array: NDArray[Any], path: Path) -> NDArray[np.float64]:
+    shape = array.shape
+    if array.ndim == 3 and array.dtype.kind in "fiu":
+        if shape[1:] == (25, 3):
+            return body25_to_14(array)
+        if shape[1:] == (17, 3):
+            return coco17_to_14(array)
+        if shape[1:] == (N_JOINTS, 3):
+            return array.astype(np.float64)
+        if shape[1:] == (N_JOINTS, 2):
+            return np.concatenate([array, np.ones((*shape[:2], 1))], axis=2, dtype=np.float64)
+    raise DataError(f"{path} holds {array.dtype} of shape {shape}, expected motion as {_FORMATS}.")
+
+
+def _from_json(path: Path) -> tuple[NDArray[np.float64], float | None]:
+    content = _json(path)
+    if isinstance(content, dict) and isinstance(content.get("frames"), list):
+        frames, rate = content["frames"], content.get("rate_hz")
+    elif isinstance(content, list):
+        frames, rate = content, None
+    else:
+        raise DataError(
+            f"{path} is not a clip: expected an object with `rate_hz` and `frames`, or a list of OpenPose frames; "
+            "a single OpenPose frame belongs into a folder with the others."
+        )
+    return _from_frames(frames, [f"{path}, frame {i}" for i in range(len(frames))]), rate
+
+
+def _from_folder(folder: Path) -> NDArray[np.float64]:
+    files = sorted(folder.glob("*.json"))
+    if not files:
+        raise DataError(f"{folder} holds no .json files, expected OpenPose's output, one file a frame.")
+    return _from_frames([_json(file) for file in files], [str(file) for file in files])
+
+
+def _from_frames(frames: list[Any], places: list[str]) -> NDArray[np.float64]:
+    body25 = [_person(frame, place) for frame, place in zip(frames, places, strict=True)]
+    return body25_to_14(np.stack(body25)) if body25 else np.zeros((0, N_JOINTS, 3))
+
+
+def _person(frame: Any, place: str) -> NDArray[np.float64]:
+    """Body-25 keypoints (25, 3) of the person seen best in an OpenPose frame, zeros if there is nobody."""
+    try:
+        people = [np.asarray(person["pose_keypoints_2d"], dtype=np.float64) for person in frame["people"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{place} is no OpenPose frame, expected `people` with `pose_keypoints_2d` in each."
+        ) from error
+    if any(person.shape != (75,) for person in people):
+        raise DataError(
+            f"{place} holds another skeleton, expected the 75 numbers of BODY_25 for each person."
+        )
+    if not people:
+        return np.zeros((25, 3))
+    return max((person.reshape(25, 3) for person in people), key=lambda person: float(person[:, 2].sum()))
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataError(
+            f"{path} is not JSON ({error}), expected OpenPose-style frames; copy it again."
+        ) from error
