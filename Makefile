@@ -41,6 +41,8 @@ $(STAMP): requirements.lock pyproject.toml
 			python=$$("$$name" -c 'import sys; print(sys.executable)'); break; fi; done; \
 	if [ -z "$$python" ]; then \
 		echo "momu: no Python 3.11, 3.12 or 3.13 with venv and pip found; install one (on Debian or Ubuntu: apt-get install python3 python3-venv) or name it: make setup PYTHON=/path/to/python3." >&2; exit 2; fi; \
+	"$$python" -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' || \
+		echo "momu: note: $$python has no C headers (Python.h); DeepSpeed needs them (on Debian or Ubuntu: apt-get install python3-dev), strategies local and ddp do not." >&2; \
 	if ! $(BIN)/python -c '' >/dev/null 2>&1; then rm -rf $(VENV); "$$python" -m venv $(VENV); fi
 	@echo "Installing the locked packages into $(VENV) (some minutes, once) ..."
 	@$(BIN)/python -m pip install -qq -r requirements.lock
