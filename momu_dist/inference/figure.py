@@ -31,8 +31,7 @@ def side_of(limb: tuple[int, int]) -> str:
 
 @dataclass(frozen=True)
 class View:
-    """Where the camera's pixels go on a square picture: out = (in - origin_px) * scale, the same scale for x
-    and y."""
+    """Where camera pixels go on a square picture: out = (in - origin_px) * scale, one scale for x and y."""
 
     origin_px: NDArray[np.float64]
     scale: float
@@ -68,8 +67,7 @@ class View:
 
 
 class Painter:
-    """Pictures (size_px, size_px, 3) uint8 of the poses of one clip, drawn at twice the size and averaged
-    down."""
+    """Pictures (size_px, size_px, 3) uint8 of one clip's poses, drawn twice as large and averaged down."""
 
     def __init__(self, motion_px: NDArray[np.floating], size_px: int) -> None:
         self._size = size_px * _SUPERSAMPLING

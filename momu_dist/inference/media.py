@@ -22,8 +22,7 @@ _VIDEO_CODECS = ("libx264", "libopenh264", "mpeg4")  # browsers play the first t
 def normalise_loudness(
     wav: ArrayLike, sample_rate: int, target_lufs: float = -14.0, peak_dbfs: float = -1.0
 ) -> NDArray[np.float32]:
-    """Samples (n,) float32 at `target_lufs` integrated loudness (ITU-R BS.1770), or as near as the peak limit
-    lets.
+    """Samples (n,) float32 at `target_lufs` (ITU-R BS.1770), or as near as the peak limit lets.
 
     One gain for the whole clip, so nothing is compressed: where the peak would pass `peak_dbfs`, the gain is
     smaller. Clips under 0.4 s and silence have no loudness and are only held under the peak limit. Empty
@@ -58,8 +57,7 @@ def write_mp4(
     fps: int = 25,
     size_px: int = 480,
 ) -> None:
-    """Writes a video of the skeleton with its sound, playable in a browser (H.264, yuv420p, AAC, index in
-    front).
+    """Writes a video of the skeleton with its sound for browsers (H.264, yuv420p, AAC, index in front).
 
     motion_px: (T, 14, 2), frame i at (i + 0.5) / rate_hz seconds, the mel grid's convention; NaN where
     missing. wav: (n,) at sample_rate Hz, loudness-normalised on the way. Both start at 0; the video lasts as
@@ -98,8 +96,7 @@ def write_mp4(
 def _poses_at(
     times_s: NDArray[np.float64], motion: NDArray[np.float64], rate_hz: float
 ) -> NDArray[np.float64]:
-    """Poses (N, 14, 2) at the given times, linear between frames; a joint missing in either neighbour is
-    missing."""
+    """Poses (N, 14, 2) at the given times, linear; a joint missing in either neighbour is missing."""
     place = np.clip(times_s * rate_hz - 0.5, 0, len(motion) - 1)
     before = np.floor(place).astype(int)
     after = np.minimum(before + 1, len(motion) - 1)

@@ -30,8 +30,7 @@ _FORMATS = (
 
 
 class Motion(NamedTuple):
-    """A clip's motion: motion_px (T, 14, 2) float64, NaN where missing; conf (T, 14) in [0, 1], 0 there; fps
-    in Hz."""
+    """A clip's motion: motion_px (T, 14, 2), NaN where missing; conf (T, 14), 0 there; fps in Hz."""
 
     motion_px: NDArray[np.float64]
     conf: NDArray[np.float64]
@@ -54,8 +53,7 @@ def save_motion_npz(
 def write_openpose_json(
     path: str | Path, motion_px: ArrayLike, rate_hz: float, conf: ArrayLike | None = None
 ) -> None:
-    """Writes motion (T, 14, 2) in px as OpenPose-style frames in one file (layout above), to a hundredth of a
-    pixel."""
+    """Writes motion (T, 14, 2) px as OpenPose-style frames in one file (layout above), to 0.01 px."""
     motion, confidence = _checked(motion_px, conf)
     present = np.isfinite(motion).all(axis=2) & (confidence > 0)
     body25 = np.zeros((len(motion), 25, 3))

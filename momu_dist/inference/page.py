@@ -68,8 +68,7 @@ class Page:
         return self._add(f"<p>{escape(text)}</p>")
 
     def facts(self, facts: Mapping[str, object]) -> Page:
-        """A list of names and values, such as the machine and the seconds of each stage; floats to 4
-        digits."""
+        """A list of names and values, such as the machine or the seconds a stage took; floats to 4 digits."""
         rows = "".join(
             f"<dt>{escape(name)}</dt><dd>{escape(_shown(value))}</dd>" for name, value in facts.items()
         )
@@ -84,8 +83,7 @@ class Page:
         return self._add(f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>')
 
     def scores(self, scores: Mapping[str, Mapping[str, float]]) -> Page:
-        """One card of bars a task: {"m2a": {"generated": 0.8, "shuffled": 0.5, ...}, ...}, each score in [0,
-        1].
+        """One card of bars a task: {"m2a": {"generated": 0.8, "shuffled": 0.5, ...}}, scores in [0, 1].
 
         The first bar of a card is set off from those it is compared with.
         """
