@@ -15,9 +15,9 @@ from numpy.typing import ArrayLike, NDArray
 from momu_dist.errors import DataError
 
 # Containers whose header says how long the sound is. MP3 does with a Xing header, WAV is read by
-# `_wav_shortfall`; for the others (raw AAC, MP3 without that header) FFmpeg guesses from the bit rate, which
-# proves nothing.
-_TELL_LENGTH = frozenset({"flac", "ogg", "mov,mp4,m4a,3gp,3g2,mj2", "avi", "matroska,webm"})
+# `_wav_shortfall_s`; elsewhere FFmpeg estimates the length (raw AAC, other MP3) or takes it from the last page
+# that is there (Ogg), which proves nothing, so a cut is noticed only where decoding fails.
+_TELL_LENGTH = frozenset({"flac", "mov,mp4,m4a,3gp,3g2,mj2", "avi", "matroska,webm"})
 _MISSING_S = 0.1  # encoders pad, and start late, by up to some 50 ms; more than this is missing
 _STREAMED_WAV = 0x7FFFF000  # sizes from here on are placeholders of programs that wrote to a pipe
 
