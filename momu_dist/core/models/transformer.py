@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from momu_dist.core.models.masked import MaskedConv1d, MaskedGroupNorm, attend
+from momu_dist.core.models.masked import MaskedConvLast, MaskedGroupNorm, attend
 
 Rotation = tuple[Tensor, Tensor]  # cosines and sines, each (1 or B, 1, N, d_head / 2)
 
@@ -90,16 +90,16 @@ class SelfAttention(nn.Module):
 class _GEGLU(nn.Module):
     def __init__(self, width: int, inner: int, kernel: int) -> None:
         super().__init__()
-        self.proj = MaskedConv1d(width, 2 * inner, kernel, padding=kernel // 2)
+        self.proj = MaskedConvLast(width, 2 * inner, kernel, padding=kernel // 2)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        value, gate = self.proj(x, mask).chunk(2, dim=1)
+        value, gate = self.proj(x, mask).chunk(2, dim=-1)
         out: Tensor = value * F.gelu(gate)
         return out
 
 
 class ConvFeedForward(nn.Module):
-    """Two convolutions around a GEGLU, over (B, D, N)."""
+    """Two convolutions around a GEGLU, over (B, N, D)."""
 
     def __init__(self, width: int, mult: int, kernel: int) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class ConvFeedForward(nn.Module):
             [
                 _GEGLU(width, inner, kernel),
                 nn.Identity(),
-                MaskedConv1d(inner, width, kernel, padding=kernel // 2),
+                MaskedConvLast(inner, width, kernel, padding=kernel // 2),
             ]
         )
 
@@ -141,7 +141,7 @@ class _TransformerBlock(nn.Module):
         x = x + self.attn1(self.norm1(x), rotation, mask)
         if self.attn2 is not None and self.norm2 is not None:
             x = x + self.attn2(self.norm2(x), rotation, mask)
-        out: Tensor = x + self.ff(self.norm3(x).transpose(1, 2), mask).transpose(1, 2)
+        out: Tensor = x + self.ff(self.norm3(x), mask)
         return out
 
 
