@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,8 @@ def cut(record: Record, start_s: float, end_s: float | None, clip_id: str) -> Re
     not there.
     """
     first = round(start_s * record.fps)
-    last = len(record.motion_px) if end_s is None else round(end_s * record.fps)
+    # The frame after the end is kept, so that a window of 25 s at 24.9 fps is not a frame short of 25 s.
+    last = None if end_s is None else first + ceil((end_s - start_s) * record.fps - 1e-6)
     from_s = first / record.fps
     to_sample = None if end_s is None else round((from_s + end_s - start_s) * SAMPLE_RATE)
     beats_s = record.beats_s

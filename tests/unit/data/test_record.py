@@ -76,4 +76,6 @@ def test_cut_keeps_motion_audio_and_beats_together(start_s: float, end_s: float 
     until_s = min(4.0, 4.0 if end_s is None else from_s + end_s - start_s)
     assert len(part.audio) == pytest.approx((until_s - from_s) * 16000, abs=1)
     assert len(part.motion_px) == pytest.approx((until_s - from_s) * fps, abs=1)
+    if end_s is not None and end_s <= 4:
+        assert len(part.motion_px) / fps >= end_s - start_s - 1e-6
     assert (part.beats_s >= 0).all() and (part.beats_s < until_s - from_s).all()
