@@ -32,7 +32,7 @@ class Synthetic:
     """Music in four styles at 80-150 bpm with a dancer who moves on, before or between its sounds.
 
     root is not used (there is nothing to download). Each clip is its own group. clip_s is the length of
-    every clip; jitter_px the noise of the imagined detector. 864 clips take about 12 s on one core.
+    every clip; jitter_px the noise of the imagined detector. 864 clips take about 5 s on one core.
     """
 
     name = "synthetic"
