@@ -15,11 +15,10 @@ import pyarrow.parquet as pq
 
 from momu_dist.core.latents import LatentScale, LatentSums, Scaling
 from momu_dist.data.manifest import Manifest, load_index
-from momu_dist.data.record import table_rows
+from momu_dist.data.record import LATENT_ARRAYS, table_rows
 from momu_dist.errors import DataError
 
 MODALITIES = ("music", "motion")
-COLUMNS = tuple(f"{modality}_{part}" for modality in MODALITIES for part in ("mean", "logvar"))
 
 _LIST = pa.list_(pa.float32())
 SCHEMA = pa.schema(
@@ -29,7 +28,7 @@ SCHEMA = pa.schema(
         pa.field("length", pa.int32(), metadata={"unit": "latents at 31.25 Hz"}),
         *(
             pa.field(name, _LIST, metadata={"shape": "(length, channels)", "rate": "31.25 Hz"})
-            for name in COLUMNS
+            for name in LATENT_ARRAYS
         ),
     ]
 )
@@ -40,7 +39,7 @@ UnitRunner = Callable[
 
 
 class ClipEncoder(Protocol):
-    """Encodes one clip's mel (80, T) and motion (T, 14, 2) px; returns COLUMNS as (T // 2, channels) arrays."""
+    """Encodes one clip's mel (80, T) and motion (T, 14, 2) px; returns LATENT_ARRAYS as (T // 2, channels) arrays."""
 
     def __call__(self, mel: np.ndarray, motion_px: np.ndarray) -> dict[str, np.ndarray]: ...
 

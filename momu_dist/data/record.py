@@ -94,6 +94,7 @@ SCHEMA = pa.schema(
 )
 
 ARRAYS = ("motion", "conf", "mel", "amplitude", "onsets_s", "beats_s")
+LATENT_ARRAYS = ("music_mean", "music_logvar", "motion_mean", "motion_logvar")
 
 
 @dataclass(frozen=True)
@@ -152,12 +153,15 @@ def decode_row(row: Mapping[str, Any]) -> dict[str, Any]:
     `row` maps column names to Arrow scalars, NumPy arrays or plain values. motion (T,14,2), conf (T,14), mel
     (80,T), amplitude (T,), onsets_s, beats_s float32, views of the row's own memory where that is Arrow or
     float32 NumPy (read-only then); clip_id, group_id str; fps float; length int; audio bytes; audio_path
-    str. Columns of other tables keep their flat shape. An empty mapping gives an empty one.
+    str; cached latents (length, channels). An empty mapping gives an empty one.
     """
     out = {name: _value(value) for name, value in row.items()}
     for name, shape in (("motion", (-1, N_JOINTS, 2)), ("conf", (-1, N_JOINTS)), ("mel", (N_MELS, -1))):
         if name in out:
             out[name] = out[name].reshape(shape)
+    for name in LATENT_ARRAYS:
+        if name in out:
+            out[name] = out[name].reshape(out["length"], -1)
     return out
 
 

@@ -1,0 +1,31 @@
+"""What a user gives to generate from, as the fields of a request."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from momu_dist.core.motion.cleaning import fill_gaps
+from momu_dist.data.audio_io import read_audio
+from momu_dist.errors import DataError
+from momu_dist.inference.motion_io import read_motion
+
+
+def read_inputs(task: str, path: str | Path | None, fps: float | None = None) -> dict[str, Any]:
+    """Return the request fields that `path` gives for `task`: `audio`, or `motion_px` and `fps`; none for joint.
+
+    Missing joints are filled by interpolation. Raises DataError for a missing or unusable file.
+    """
+    if task == "joint":
+        if path is not None:
+            raise DataError("task joint takes no input; leave --input out, or choose a2m or m2a.")
+        return {}
+    if path is None:
+        what = "music (any audio or video file)" if task == "a2m" else "motion (npz, json, npy or OpenPose frames)"
+        raise DataError(f"task {task} needs --input: {what}.")
+    if not Path(path).exists():
+        raise DataError(f"no input at {path}; give an existing file.")
+    if task == "a2m":
+        return {"audio": read_audio(path)}
+    motion = read_motion(path, fps)
+    return {"motion_px": fill_gaps(motion.motion_px, motion.conf), "fps": motion.fps}
