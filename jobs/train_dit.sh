@@ -20,13 +20,11 @@ config="${1:?name a config, such as configs/paper/aistpp/dit_a2m.yaml}"
 shift
 [[ -f .venv/bin/activate ]] || { echo "no .venv in $PWD: submit from the checkout, after make setup" >&2; exit 2; }
 
-# A Ray of this job's own: without an address Ray would join any cluster that it finds on the node.
-export RAY_ADDRESS="${RAY_ADDRESS:-local}"
-export RAY_TMPDIR="/tmp/momu-${SLURM_JOB_ID:-$$}"
-export TORCH_EXTENSIONS_DIR="$RAY_TMPDIR/torch_extensions"
-export RAY_USAGE_STATS_ENABLED=0 MLFLOW_DISABLE_TELEMETRY=true
-mkdir -p -m 700 "$RAY_TMPDIR"
-trap 'rm -rf "$RAY_TMPDIR"' EXIT
+# DeepSpeed compiles a small part: node-local, so that nodes with other processors never share it. Without RAY_ADDRESS
+# training starts a Ray of its own and joins no other that it finds on the node.
+scratch="$(mktemp -d /tmp/momu-XXXXXX)"
+trap 'rm -rf "$scratch"' EXIT
+export TORCH_EXTENSIONS_DIR="$scratch" RAY_USAGE_STATS_ENABLED=0 MLFLOW_DISABLE_TELEMETRY=true
 
 source .venv/bin/activate
 python -m momu_dist.train --config "$config" "$@"
