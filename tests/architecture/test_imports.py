@@ -28,12 +28,8 @@ FOREIGN = {
     "submitit": ["launch/"],
     "av": ["inference/media.py", "data/audio_io.py"],
 }
-PLAIN_RAY = [
-    "train/ray_trainer.py",
-    "data/ray_pipeline.py",
-    "launch/",
-    "serving/",
-]  # and the modules beside cli
+# Plain `import ray`, to start or join one; the modules beside cli may too.
+PLAIN_RAY = ["train/ray_session.py", "train/ray_trainer.py", "data/ray_pipeline.py", "launch/", "serving/"]
 
 CORE_LIBRARIES = {"torch", "numpy", "scipy", "librosa", "momu_dist"}
 # No files, no environment, no clock, no other process.
