@@ -19,6 +19,15 @@ from momu_dist.config.schema import RunConfig
 from momu_dist.core.catalog import STAGES
 from momu_dist.errors import ConfigError
 
+# Fields that count something of which a run needs one; null, where it is allowed, stays allowed.
+_AT_LEAST_ONE = {
+    "data": ("expected_clips", "shuffle_row_groups"),
+    "train": (
+        *("workers", "threads", "global_batch", "micro_batch", "max_steps"),
+        *("log_every", "validate_every", "sample_every", "checkpoint_every", "keep_last"),
+    ),
+}
+
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Return the run that `path` and `overrides` describe; every mistake is a ConfigError that names the place."""
@@ -62,7 +71,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(
+            f"{path} is not valid YAML ({' '.join(str(error).split())}); mend it there."
+        ) from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} holds {type(tree).__name__}, expected a mapping of sections.")
     return tree
@@ -117,16 +128,21 @@ def _refuse_unknown(kind: type, tree: Any, where: str, section: str) -> None:
 
 def _check_run(config: RunConfig, where: str) -> None:
     train = config.train
+    for section, names in _AT_LEAST_ONE.items():
+        for name in names:
+            value = getattr(getattr(config, section), name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{where}: {section}.{name} is {value}, expected at least 1.")
     if train.strategy == "local" and train.workers != 1:
         raise ConfigError(
             f"{where}: train.strategy local is one process, train.workers is {train.workers}; use ddp, zero1, zero2 or zero3."
         )
-    if train.workers < 1 or train.global_batch % train.workers:
+    if train.global_batch % train.workers:
         raise ConfigError(
             f"{where}: train.global_batch {train.global_batch} does not divide among train.workers {train.workers}."
         )
     share = train.global_batch // train.workers
-    if train.micro_batch is not None and (train.micro_batch < 1 or share % train.micro_batch):
+    if train.micro_batch is not None and share % train.micro_batch:
         raise ConfigError(
             f"{where}: train.micro_batch {train.micro_batch} does not divide a worker's share of {share}."
         )
