@@ -1,0 +1,187 @@
+"""One YAML is one run: precedence, strictness, and what every mistake says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from momu_dist.config.load import config_from_dict, load_config, resolved_dict
+from momu_dist.core.losses.contrast import ContrastConfig
+from momu_dist.core.models.autoencoder import AutoencoderConfig
+from momu_dist.core.models.dit import DiTConfig
+from momu_dist.core.tasks.dit import DitLoss
+from momu_dist.errors import ConfigError
+
+SMALLEST = "stage: music_vae\nname: run\n"
+
+
+def write(folder: Path, text: str, name: str = "run.yaml") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def refused(path: Path, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, overrides)
+    sentence = str(caught.value)
+    assert "\n" not in sentence and sentence.endswith(".")
+    return sentence
+
+
+def test_precedence_default_base_file_override(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        "seed: 1\ndata: {root: base, validation_clips: 7}\noptim: {lr: 1.0, clip_norm: 2.0}\n",
+        "base.yaml",
+    )
+    path = write(tmp_path, SMALLEST + "base: base.yaml\noptim: {lr: 2.0}\ndata: {validation_clips: 8}\n")
+    config = load_config(path, ["data.validation_clips=9", "model.ch=64"])
+    assert config.optim.weight_decay == 0.01  # default
+    assert (config.seed, config.data.root, config.optim.clip_norm) == (1, "base", 2.0)  # base
+    assert config.optim.lr == 2.0  # file over base
+    assert config.data.validation_clips == 9  # override over both
+    assert config.model == AutoencoderConfig(ch=64)
+    assert load_config(path).model == AutoencoderConfig()
+
+
+def test_later_overrides_win(tmp_path: Path) -> None:
+    assert load_config(write(tmp_path, SMALLEST), ["seed=1", "seed=2"]).seed == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "key", "valid"),
+    [
+        ("sed: 1", "sed", "seed"),
+        ("train: {stategy: ddp}", "train.stategy", "strategy"),
+        ("model: {channels: 32}", "model.channels", "in_channels"),
+        ("loss: {contrast_weight: 1}", "loss.contrast_weight", "gan_weight"),
+    ],
+)
+def test_unknown_key_lists_the_valid_ones(tmp_path: Path, line: str, key: str, valid: str) -> None:
+    sentence = refused(write(tmp_path, f"{SMALLEST}{line}\n"))
+    assert f"unknown key {key};" in sentence and valid in sentence.split("valid here:")[1]
+
+
+def test_unknown_key_inside_a_section_of_the_loss(tmp_path: Path) -> None:
+    path = write(tmp_path, "stage: motion_vae\nname: run\n")
+    sentence = refused(path, "loss.contrast.tao=0.1")
+    assert "loss.contrast.tao" in sentence and "tau" in sentence
+
+
+def test_unknown_key_in_an_override(tmp_path: Path) -> None:
+    assert "optim.learning_rate" in refused(write(tmp_path, SMALLEST), "optim.learning_rate=1")
+
+
+@pytest.mark.parametrize(
+    ("override", "place"),
+    [
+        ("seed=many", "seed"),
+        ("train.global_batch=1.5", "train.global_batch"),
+        ("train.strategy=zero4", "train.strategy"),
+        ("optim.betas=[0.9]", "optim.betas"),
+        ("optim.lr=fast", "optim.lr"),
+        ("data=5", "data"),
+        ("model.ch=null", "model.ch"),
+        ("model=wide", "model"),
+    ],
+)
+def test_wrong_type_names_place_and_value(tmp_path: Path, override: str, place: str) -> None:
+    sentence = refused(write(tmp_path, SMALLEST), override)
+    assert place in sentence and "run.yaml" in sentence
+
+
+@pytest.mark.parametrize("text", ["1e-3", "1.0e-3", "0.001", "1E-3"])
+def test_numbers_with_an_exponent_are_numbers(tmp_path: Path, text: str) -> None:
+    path = write(tmp_path, f"{SMALLEST}optim: {{lr: {text}}}\nloss: {{kl_weight: {text}}}\n")
+    config = load_config(path, [f"train.ema_decay={text}"])
+    assert (config.optim.lr, config.loss.kl_weight, config.train.ema_decay) == (1e-3, 1e-3, 1e-3)
+
+
+def test_bases_are_not_chained(tmp_path: Path) -> None:
+    write(tmp_path, "seed: 1\n", "ground.yaml")
+    write(tmp_path, "base: ground.yaml\n", "base.yaml")
+    assert "not chained" in refused(write(tmp_path, SMALLEST + "base: base.yaml\n"))
+
+
+def test_a_base_that_is_not_there_is_named(tmp_path: Path) -> None:
+    assert "gone.yaml" in refused(write(tmp_path, SMALLEST + "base: gone.yaml\n"))
+
+
+@pytest.mark.parametrize("override", ["seed", "=3", "seed.deeper=1", "seed=[1"])
+def test_bad_overrides_are_quoted(tmp_path: Path, override: str) -> None:
+    assert repr(override) in refused(write(tmp_path, SMALLEST + "seed: 1\n"), override)
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b\n", "a: [1\n"])
+def test_a_file_that_is_no_mapping(tmp_path: Path, text: str) -> None:
+    assert "run.yaml" in refused(write(tmp_path, text))
+
+
+def test_model_and_loss_are_those_of_the_stage(tmp_path: Path) -> None:
+    path = write(tmp_path, "stage: dit_a2m\nname: run\nmodel: {hidden_size: 64, num_heads: 2}\n")
+    config = load_config(path)
+    assert isinstance(config.model, DiTConfig) and isinstance(config.loss, DitLoss)
+    assert "hidden_size" in refused(write(tmp_path, SMALLEST + "model: {hidden_size: 64}\n", "other.yaml"))
+
+
+def test_stage_must_be_known(tmp_path: Path) -> None:
+    for text in ("name: run\n", "stage: dance\nname: run\n"):
+        assert "dit_a2m, dit_m2a, motion_vae, music_vae" in refused(write(tmp_path, text))
+
+
+def test_name_must_be_given(tmp_path: Path) -> None:
+    assert "name" in refused(write(tmp_path, "stage: music_vae\n"))
+
+
+def test_model_that_cannot_be_built_is_a_config_error(tmp_path: Path) -> None:
+    assert "ch=33" in refused(write(tmp_path, SMALLEST), "model.ch=33")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("train.strategy=local", "train.workers=2"),
+        ("train.workers=3", "train.global_batch=64"),
+        ("train.workers=0",),
+        ("train.workers=2", "train.global_batch=8", "train.micro_batch=3"),
+        ("train.micro_batch=0",),
+        ("data.length_s=[0, 1]",),
+        ("data.length_s=[2, 1]",),
+    ],
+)
+def test_sizes_that_do_not_fit(tmp_path: Path, overrides: tuple[str, ...]) -> None:
+    section = overrides[-1].split("=")[0].split(".")[0]
+    assert f"{section}." in refused(write(tmp_path, SMALLEST), *overrides)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        *("train.global_batch", "train.workers", "train.micro_batch", "train.max_steps", "train.keep_last"),
+        *("train.log_every", "train.validate_every", "train.checkpoint_every", "train.sample_every"),
+        *("data.shuffle_row_groups", "data.expected_clips"),
+    ],
+)
+def test_counts_below_one_are_refused(tmp_path: Path, place: str) -> None:
+    """Zero steps would silently mean "by epochs", zero intervals and windows would divide by zero."""
+    for value in (0, -4):
+        assert f"{place} is {value}" in refused(write(tmp_path, SMALLEST), f"{place}={value}")
+
+
+@pytest.mark.parametrize("stage", ["music_vae", "motion_vae", "dit_m2a", "dit_a2m"])
+def test_resolved_dict_comes_back_as_the_same_run(tmp_path: Path, stage: str) -> None:
+    path = write(tmp_path, f"stage: {stage}\nname: run\n")
+    config = load_config(path, ["data.length_s=[1, 2]", "train.ema_decay=null", "inputs.music_vae=somewhere"])
+    tree = resolved_dict(config)
+    assert tree["data"]["length_s"] == [1.0, 2.0]  # plain lists: what YAML and JSON can hold
+    assert config_from_dict(tree, where="there") == config
+    assert resolved_dict(config_from_dict(tree, where="there")) == tree
+
+
+def test_config_from_dict_leaves_its_argument_alone(tmp_path: Path) -> None:
+    tree = {"stage": "motion_vae", "name": "run", "loss": {"contrast": {"tau": 0.5}}}
+    config = config_from_dict(tree, where="there")
+    assert config.loss.contrast == ContrastConfig(tau=0.5)
+    assert tree == {"stage": "motion_vae", "name": "run", "loss": {"contrast": {"tau": 0.5}}}
