@@ -51,9 +51,13 @@ def _add_prepare(commands: Any) -> None:
     parser.add_argument("--source", help="a source of the catalog, such as synthetic or dance_with_melody")
     parser.add_argument("--recipe", help="a YAML with source, source_options and prepare options")
     parser.add_argument("--root", help="where the raw data lies")
-    parser.add_argument("--out", required=True, help="the folder to prepare into; killed, the same command continues")
+    parser.add_argument(
+        "--out", required=True, help="the folder to prepare into; killed, the same command continues"
+    )
     parser.add_argument("--no-ray", action="store_true", help="one process, without Ray")
-    parser.add_argument("options", nargs="*", metavar="key=value", help="prepare options, or source_options.key=value")
+    parser.add_argument(
+        "options", nargs="*", metavar="key=value", help="prepare options, or source_options.key=value"
+    )
 
 
 def _prepare(options: argparse.Namespace) -> None:
@@ -87,7 +91,9 @@ def _prepare(options: argparse.Namespace) -> None:
 
 def _add_train(commands: Any) -> None:
     parser = _add(commands, "train", "Train one stage (the same as python -m momu_dist.train).", _train)
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="--config FILE [--dry-run] [section.field=value ...]")
+    parser.add_argument(
+        "arguments", nargs=argparse.REMAINDER, help="--config FILE [--dry-run] [section.field=value ...]"
+    )
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -97,16 +103,24 @@ def _train(options: argparse.Namespace) -> None:
 
 
 def _add_generate(commands: Any) -> None:
-    parser = _add(commands, "generate", "Make motion from music, music from motion, or both at once.", _generate)
+    parser = _add(
+        commands, "generate", "Make motion from music, music from motion, or both at once.", _generate
+    )
     parser.add_argument("--task", choices=("a2m", "m2a", "joint"), required=True, help="a2m: music to motion")
-    parser.add_argument("--checkpoint", action="append", required=True, help="a run, or a folder of runs; may be repeated")
-    parser.add_argument("--input", help="a2m: any audio or video file; m2a: npz, json, npy or a folder of OpenPose frames")
+    parser.add_argument(
+        "--checkpoint", action="append", required=True, help="a run, or a folder of runs; may be repeated"
+    )
+    parser.add_argument(
+        "--input", help="a2m: any audio or video file; m2a: npz, json, npy or a folder of OpenPose frames"
+    )
     parser.add_argument("--fps", type=float, help="frame rate of a motion file that does not hold one")
     parser.add_argument("--seconds", type=float, help="length; cuts a longer input")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=50, help="DDIM steps (50)")
     parser.add_argument("--guidance", type=float, default=3.0, help="classifier-free guidance scale s (3)")
-    parser.add_argument("--gamma", type=float, default=0.5, help="joint: share of steps under cross guidance (0.5)")
+    parser.add_argument(
+        "--gamma", type=float, default=0.5, help="joint: share of steps under cross guidance (0.5)"
+    )
     parser.add_argument("-n", type=int, default=1, help="number of samples, seeds counted up from --seed")
     parser.add_argument("--out", default="runs/generated", help="folder for the files (runs/generated)")
 
@@ -133,7 +147,11 @@ def _generate(options: argparse.Namespace) -> None:
             bar.refresh()
 
         samples = generator.generate(variations(request, options.n), on_step)
-    origin = {"input": options.input, "checkpoints": options.checkpoint, "weights": dict(generator.models.origins)}
+    origin = {
+        "input": options.input,
+        "checkpoints": options.checkpoint,
+        "weights": dict(generator.models.origins),
+    }
     for sample in samples:
         name = f"{options.task}-seed{sample.request.seed}"
         paths = write_sample(Path(options.out), name, sample, origin)
@@ -142,7 +160,9 @@ def _generate(options: argparse.Namespace) -> None:
 
 def _add_evaluate(commands: Any) -> None:
     parser = _add(commands, "evaluate", "Beat scores of trained models on held-out clips.", _evaluate)
-    parser.add_argument("--checkpoint", action="append", required=True, help="a run, or a folder of runs; may be repeated")
+    parser.add_argument(
+        "--checkpoint", action="append", required=True, help="a run, or a folder of runs; may be repeated"
+    )
     parser.add_argument("--data", required=True, help="a prepared folder")
     parser.add_argument("--split", default="test", choices=("train", "val", "test"))
     parser.add_argument("-n", type=int, default=32, help="number of clips (32)")
@@ -164,7 +184,9 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _add_demo(commands: Any) -> None:
-    parser = _add(commands, "demo", "The whole system on a synthetic set: prepare, train, generate, score.", _demo)
+    parser = _add(
+        commands, "demo", "The whole system on a synthetic set: prepare, train, generate, score.", _demo
+    )
     parser.add_argument("--smoke", action="store_true", help="a few steps a stage, about two minutes")
     parser.add_argument("--out", default=None, help="folder (runs/demo, or runs/demo-smoke)")
 

@@ -46,15 +46,15 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 def config_from_dict(tree: Mapping[str, Any], where: str) -> RunConfig:
     """Check a plain tree (from YAML or a checkpoint's JSON) and return the typed run."""
-    tree = copy.deepcopy(dict(tree))
-    if "stage" not in tree:
+    content = copy.deepcopy(dict(tree))
+    if "stage" not in content:
         raise ConfigError(f"{where} names no stage; set `stage:` to one of {', '.join(sorted(STAGES))}.")
-    stage = STAGES.get(tree["stage"])
+    stage = STAGES.get(content["stage"])
     if stage is None:
-        raise ConfigError(f"{where}: unknown stage {tree['stage']!r}; valid: {', '.join(sorted(STAGES))}.")
-    model = _checked(stage.model_config, tree.pop("model", {}) or {}, where, "model")
-    loss = _checked(stage.loss_config, tree.pop("loss", {}) or {}, where, "loss")
-    config = _checked(RunConfig, {**tree, "model": model, "loss": loss}, where, "")
+        raise ConfigError(f"{where}: unknown stage {content['stage']!r}; valid: {', '.join(sorted(STAGES))}.")
+    model = _checked(stage.model_config, content.pop("model", {}) or {}, where, "model")
+    loss = _checked(stage.loss_config, content.pop("loss", {}) or {}, where, "loss")
+    config = _checked(RunConfig, {**content, "model": model, "loss": loss}, where, "")
     _check_run(config, where)
     return config
 

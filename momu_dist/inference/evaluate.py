@@ -86,10 +86,10 @@ def shuffled(truth: Sequence[Times], found: Sequence[Times]) -> float:
 def _request(direction: str, clip: PreparedClip, index: int, settings: EvaluationSettings) -> Request:
     seed = settings.seed + index
     if direction == "a2m":
-        return Request(
-            "a2m", seed, steps=settings.steps, guidance=settings.guidance_a2m, audio=clip.audio
-        )
-    return Request("m2a", seed, steps=settings.steps, guidance=settings.guidance_m2a, motion_px=clip.motion_px)
+        return Request("a2m", seed, steps=settings.steps, guidance=settings.guidance_a2m, audio=clip.audio)
+    return Request(
+        "m2a", seed, steps=settings.steps, guidance=settings.guidance_m2a, motion_px=clip.motion_px
+    )
 
 
 @torch.no_grad()

@@ -21,7 +21,11 @@ def read_inputs(task: str, path: str | Path | None, fps: float | None = None) ->
             raise DataError("task joint takes no input; leave --input out, or choose a2m or m2a.")
         return {}
     if path is None:
-        what = "music (any audio or video file)" if task == "a2m" else "motion (npz, json, npy or OpenPose frames)"
+        what = (
+            "music (any audio or video file)"
+            if task == "a2m"
+            else "motion (npz, json, npy or OpenPose frames)"
+        )
         raise DataError(f"task {task} needs --input: {what}.")
     if not Path(path).exists():
         raise DataError(f"no input at {path}; give an existing file.")

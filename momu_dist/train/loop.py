@@ -137,7 +137,8 @@ class Trainer:
     @torch.no_grad()
     def _validate(self, done: int) -> None:
         rows = self.feed.validation()
-        networks = [engine.module.eval() for engine in self.engines.values()]
+        for network in self.networks.values():
+            network.eval()
         sums: dict[str, list[float]] = {}
         size = self.config.train.micro_batch or self.config.train.global_batch // self._world_size()
         for start in range(0, len(rows), size):
@@ -149,7 +150,7 @@ class Trainer:
                 finite = value[~torch.isnan(value)]
                 entry[0] += float(finite.sum())
                 entry[1] += len(finite)
-        for network in networks:
+        for network in self.networks.values():
             network.train()
         if sums:
             table = torch.tensor(list(sums.values()), dtype=torch.float64, device=self.device)

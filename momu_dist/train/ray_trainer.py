@@ -19,7 +19,6 @@ from momu_dist.data.record import table_rows
 from momu_dist.errors import MomuError, TrainingError
 from momu_dist.train.checkpoint import CheckpointStore
 from momu_dist.train.folder import RunFolder
-from momu_dist.train.loop import Feed
 from momu_dist.train.worker import run_worker
 
 WORKER_START_TIMEOUT_S = "600"
@@ -77,8 +76,8 @@ class PlannedIngest(ray.train.DataConfig):
         self.spec = spec
 
     def configure(
-        self, datasets: dict[str, ray.data.Dataset], world_size: int, *_: object, **__: object
-    ) -> list[dict[str, ray.data.DataIterator]]:
+        self, datasets: dict[str, Any], world_size: int, *_: object, **__: object
+    ) -> list[dict[str, Any]]:
         """Return one iterator a worker."""
         return [
             {"train": worker_stream(datasets["train"], self.spec, rank, world_size)}
@@ -128,6 +127,3 @@ class RayFeed:
 def _cause(error: Exception) -> str:
     text = str(error.__cause__ or error).strip().splitlines()
     return text[-1].strip() if text else type(error).__name__
-
-
-_: type[Feed] = RayFeed  # the contract of the loop

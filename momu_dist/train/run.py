@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -30,7 +31,7 @@ def train(config: RunConfig) -> Path:
     Strategy `local` trains on this process without Ray; the others need a running Ray (`train.ray_session`). Every
     MomuError is one sentence for the user.
     """
-    _refuse_lost_paths(config)
+    config = _absolute(config)
     folder = RunFolder(config)
     size = run_size(config)
     finished = folder.finished()
@@ -72,16 +73,32 @@ def _ray_units() -> UnitRunner:
     return lambda units, fn: map_units(units, fn, label="encode latents")
 
 
-def _refuse_lost_paths(config: RunConfig) -> None:
-    """Inside a job with a working directory, relative paths would point into a copy that is deleted with the job."""
-    if "runtime_resources" not in Path.cwd().parts:
-        return
-    for name, value in (("out", config.out), ("data.root", config.data.root)):
-        if not Path(value).is_absolute():
+def _absolute(config: RunConfig) -> RunConfig:
+    """Return the run with absolute paths: workers have working directories of their own.
+
+    Inside a job with a working directory, relative paths would point into a copy that is deleted with the job.
+    """
+    temporary = "runtime_resources" in Path.cwd().parts
+
+    def absolute(name: str, value: str | None) -> str | None:
+        if value is None or Path(value).is_absolute():
+            return value
+        if temporary:
             raise ConfigError(
                 f"{name} is the relative path {value!r}, but this job runs in a temporary copy of its working directory "
-                f"({os.getcwd()}); give an absolute path: {name}=/shared/..."
+                f"({Path.cwd()}); give an absolute path: {name}=/shared/..."
             )
+        return str(Path(value).absolute())
+
+    def section(name: str, part: Any, fields: Sequence[str]) -> Any:
+        return replace(part, **{field: absolute(f"{name}.{field}", getattr(part, field)) for field in fields})
+
+    return replace(
+        config,
+        out=absolute("out", config.out),
+        data=section("data", config.data, ("root", "latents")),
+        inputs=section("inputs", config.inputs, ("music_vae", "motion_vae", "init_from")),
+    )
 
 
 @contextmanager

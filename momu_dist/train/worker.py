@@ -45,8 +45,8 @@ def run_worker(
         folder.keep_tracking_id(run_id)
     try:
         _train(config, spec, make_feed, total_steps, folder, tracker, rank)
-    except MomuError as error:
-        if rank == 0:
+    except BaseException as error:
+        if rank == 0 and isinstance(error, MomuError):
             folder.fail(str(error))
         tracker.finish("FAILED")
         raise
