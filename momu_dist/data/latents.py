@@ -60,10 +60,14 @@ class LatentManifest:
             raise DataError(
                 f"no latents at {root}: {path.name} is missing; the diffusion stages encode them by themselves."
             )
-        tree = json.loads(path.read_text())
-        return cls(
-            Path(root), tree["fingerprint"], {m: LatentSums.from_dict(tree["sums"][m]) for m in MODALITIES}
-        )
+        try:
+            tree = json.loads(path.read_text())
+            sums = {m: LatentSums.from_dict(tree["sums"][m]) for m in MODALITIES}
+            return cls(Path(root), tree["fingerprint"], sums)
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{path} is torn ({error!r}); delete it, and the latents that are whole are used again."
+            ) from error
 
     def scales(self, scaling: Scaling) -> dict[str, LatentScale]:
         """Return the scale of each modality, from all training latents."""
@@ -136,10 +140,9 @@ class EncodeShard:
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
         target = Path(unit["root"]) / unit["shard"]
         note = target.with_suffix(".json")
-        if note.is_file() and target.is_file():
-            done: dict[str, Any] = json.loads(note.read_text())
-            if done["fingerprint"] == unit["fingerprint"]:
-                return done
+        done = _read_note(note) if target.is_file() else None
+        if done is not None and done.get("fingerprint") == unit["fingerprint"]:
+            return done
         self._encoder = self._encoder or self.make_encoder()
         sums: dict[str, LatentSums] = {}
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -191,6 +194,15 @@ def _write_index(data: Manifest, root: Path) -> None:
     temporary = root / "index.writing"
     pq.write_table(index.set_column(place, "length", halved), temporary)
     temporary.rename(root / "index.parquet")
+
+
+def _read_note(path: Path) -> dict[str, Any] | None:
+    """What a finished shard's note says; None where there is none, or a torn one: the shard is then made again."""
+    try:
+        note = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return note if isinstance(note, dict) else None
 
 
 def _write_text(path: Path, text: str) -> None:

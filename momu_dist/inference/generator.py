@@ -278,7 +278,8 @@ def _check_length(frames: int, what: str) -> None:
     seconds = frames / MEL_RATE_HZ
     if not MIN_SECONDS <= seconds <= MAX_SECONDS:
         raise DataError(
-            f"the {what} is {seconds:.2f} s long, expected {MIN_SECONDS:g} to {MAX_SECONDS:g} s; give another or cut it with seconds."
+            f"the {what} is {seconds:.2f} s long, expected {MIN_SECONDS:g} to {MAX_SECONDS:g} s; "
+            "give another, or cut it with seconds."
         )
 
 

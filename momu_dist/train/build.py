@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from momu_dist.core.models.autoencoder import Autoencoder
 from momu_dist.core.motion.normalise import MotionStats
 from momu_dist.core.tasks.base import Task, TaskInputs, motion_channels
 from momu_dist.data.feed import FeedSpec
-from momu_dist.data.latents import LatentManifest, UnitRunner, encode_latents, open_latents
+from momu_dist.data.latents import ClipEncoder, LatentManifest, UnitRunner, encode_latents, open_latents
 from momu_dist.data.manifest import Manifest
 from momu_dist.errors import CheckpointError, ConfigError
 from momu_dist.inference.export import Export, find_export
@@ -105,7 +104,7 @@ class MakeEncoder:
         self.exports = exports
         self.stats = stats
 
-    def __call__(self) -> Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]:
+    def __call__(self) -> ClipEncoder:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         vaes = {name: load_vae(find_export(folder)).to(device) for name, folder in self.exports.items()}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ class DeepSpeedEngine:
     def __init__(self, stage: int, name: str, net: nn.Module, options: EngineOptions) -> None:
         self.name = name
         self.stage = stage
+        self.sharded = stage == 3
         self.net = net
         self.options = options
         optimizer = torch.optim.AdamW(
@@ -64,7 +65,7 @@ class DeepSpeedEngine:
         return None if norm is None else float(norm)
 
     def local_parameters(self) -> dict[str, Tensor]:
-        named = self.net.named_parameters()
+        named: Iterable[tuple[str, Any]] = self.net.named_parameters()  # ZeRO-3 hangs ds_tensor on them
         return {name: (p.ds_tensor if self.stage == 3 else p).detach() for name, p in named}
 
     def gather(self, local: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 import yaml
+from torch import nn
 
 from momu_dist.config.load import resolved_dict
 from momu_dist.config.schema import RunConfig
@@ -55,6 +56,7 @@ def run_size(config: RunConfig) -> Size:
 def parameter_counts(config: RunConfig) -> dict[str, int]:
     """Return the number of parameters of each network the stage trains, without allocating them."""
     with torch.device("meta"):
+        networks: dict[str, nn.Module]
         if STAGES[config.stage].reads == "latents":
             networks = {"dit": LatentDiT(config.model)}
         else:

@@ -34,6 +34,8 @@ class Engine(Protocol):
     """One network in training. `module` is what the loss calls; gradients are synchronised through it."""
 
     module: nn.Module
+    sharded: bool
+    """Whether `local_parameters` are this rank's part only (ZeRO-3)."""
 
     def computing(self) -> AbstractContextManager[object]:
         """The context in which the forward pass and the loss of a micro-batch run (autocast, gradient sync)."""
@@ -65,6 +67,8 @@ class LocalEngine:
 
     That makes it data parallel without hooks, which is what the discriminator of a GAN needs beside any other engine.
     """
+
+    sharded = False
 
     def __init__(self, name: str, net: nn.Module, options: EngineOptions) -> None:
         self.name = name

@@ -188,8 +188,11 @@ class Trainer:
     def _write_parts(self, folder: Path) -> None:
         for engine in self.engines.values():
             engine.save(folder)
-        if self.ema is not None:
-            torch.save(self.ema.state_dict(), folder / f"ema-{self.rank}.pt")
+        if self.ema is not None and (self.rank == 0 or self.main.sharded):
+            torch.save(self.ema.state_dict(), folder / self._ema_file())
+
+    def _ema_file(self) -> str:
+        return f"ema-{self.rank if self.main.sharded else 0}.pt"
 
     def _restore(self) -> int:
         newest = self.store.latest()
@@ -212,7 +215,7 @@ class Trainer:
             engine.load(newest)
         if self.ema is not None:
             self.ema.load_state_dict(
-                torch.load(newest / f"ema-{self.rank}.pt", map_location="cpu", weights_only=True)
+                torch.load(newest / self._ema_file(), map_location="cpu", weights_only=True)
             )
         return int(state["step"])
 

@@ -95,7 +95,7 @@ def _absolute(config: RunConfig) -> RunConfig:
 
     return replace(
         config,
-        out=absolute("out", config.out),
+        out=absolute("out", config.out) or config.out,
         data=section("data", config.data, ("root", "latents")),
         inputs=section("inputs", config.inputs, ("music_vae", "motion_vae", "init_from")),
     )
