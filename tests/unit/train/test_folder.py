@@ -1,0 +1,82 @@
+"""A run's folder: continued with the same settings, refused with others."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from momu_dist.config.load import config_from_dict, resolved_dict
+from momu_dist.config.schema import RunConfig
+from momu_dist.errors import ConfigError
+from momu_dist.train.folder import RunFolder
+
+
+def config_of(out: Path, **other: object) -> RunConfig:
+    return config_from_dict({"stage": "dit_a2m", "name": "run", "out": str(out), **other}, where="test")
+
+
+def opened(config: RunConfig) -> RunFolder:
+    folder = RunFolder(config)
+    folder.open(config)
+    return folder
+
+
+def test_open_writes_the_resolved_config(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    folder = opened(config)
+    tree = yaml.safe_load((folder.path / "config.yaml").read_text())
+    assert folder.path == tmp_path / "run" and tree == resolved_dict(config)
+    assert config_from_dict(tree, where="there") == config
+
+
+@pytest.mark.parametrize(
+    ("section", "value"),
+    [
+        ("seed", 1),
+        ("model", {"hidden_size": 64, "num_heads": 2}),
+        ("loss", {"condition_drop": 0.2}),
+        ("optim", {"lr": 1.0}),
+        ("inputs", {"music_vae": "elsewhere"}),
+        ("stage", "dit_m2a"),
+    ],
+)
+def test_other_settings_are_refused_and_named(tmp_path: Path, section: str, value: object) -> None:
+    folder = opened(config_of(tmp_path))
+    before = (folder.path / "config.yaml").read_text()
+    with pytest.raises(ConfigError, match=f"holds a run with another {section};") as caught:
+        opened(config_of(tmp_path, **{section: value}))
+    assert str(folder.path) in str(caught.value)
+    assert (folder.path / "config.yaml").read_text() == before
+
+
+def test_what_does_not_change_the_result_may_change(tmp_path: Path) -> None:
+    opened(config_of(tmp_path))
+    opened(config_of(tmp_path, train={"log_every": 3, "max_failures": 9}, tracking={"uri": "none"}))
+
+
+def test_failure_is_kept_until_the_next_attempt(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    folder = opened(config)
+    assert folder.failure() is None
+    folder.fail("it broke.")
+    assert RunFolder(config).failure() == "it broke."
+    assert opened(config).failure() is None
+
+
+def test_finished_and_tracking_id_come_back(tmp_path: Path) -> None:
+    folder = opened(config_of(tmp_path))
+    assert folder.finished() is None and folder.tracking_id() is None
+    folder.finish({"steps": 4})
+    folder.keep_tracking_id("abc")
+    assert folder.finished() == {"steps": 4} and folder.tracking_id() == "abc"
+
+
+def test_metrics_are_appended_line_by_line(tmp_path: Path) -> None:
+    folder = opened(config_of(tmp_path))
+    folder.append_metrics(1, {"total": 0.5})
+    folder.append_metrics(2, {"total": 0.25})
+    lines = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
+    assert [(line["step"], line["total"]) for line in lines] == [(1, 0.5), (2, 0.25)]

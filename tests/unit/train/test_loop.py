@@ -1,0 +1,299 @@
+"""The loop on one process: a broken run continued is the unbroken run, and a bad loss changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from momu_dist.config.schema import RunConfig
+from momu_dist.core.catalog import STAGES
+from momu_dist.core.random import seed_of
+from momu_dist.core.tasks.base import Task
+from momu_dist.data.feed import LocalFeed
+from momu_dist.data.latents import in_process
+from momu_dist.data.manifest import Manifest
+from momu_dist.errors import CheckpointError, TrainingError
+from momu_dist.train.build import build_task, feed_spec, open_run_latents, required_exports
+from momu_dist.train.checkpoint import CheckpointStore
+from momu_dist.train.loop import Hooks, Trainer
+from momu_dist.train.worker import build_engines
+
+TOTAL = 6
+TinyConfig = Callable[..., RunConfig]
+
+
+class Broken(Exception):
+    """A machine that goes away."""
+
+
+class Feed(LocalFeed):
+    """The local feed, which can break off before a step or spoil clips."""
+
+    break_before: int | None = None
+    spoil: Callable[[int, dict[str, Any]], None] | None = None
+
+    def steps(self, first: int, total: int) -> Iterator[Sequence[dict[str, Any]]]:
+        for step, rows in enumerate(super().steps(first, total), start=first):
+            if step == self.break_before:
+                raise Broken
+            if self.spoil is not None:
+                for row in rows:
+                    self.spoil(step, row)
+            yield rows
+
+
+@dataclass
+class Session:
+    """A trainer with what it logged, exported and sampled."""
+
+    trainer: Trainer
+    feed: Feed
+    task: Task
+    store: CheckpointStore
+    logged: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    exported: list[tuple[int, dict[str, Tensor]]] = field(default_factory=list)
+    sampled: list[int] = field(default_factory=list)
+
+    def state(self) -> dict[str, Tensor]:
+        """Every number that training has changed: weights, buffers, optimisers' moments, averages."""
+        out = {}
+        for name, engine in self.trainer.engines.items():
+            for key, value in engine.net.state_dict().items():  # type: ignore[attr-defined]
+                out[f"{name}/{key}"] = value.clone()
+            moments = engine.optimizer.state_dict()["state"]  # type: ignore[attr-defined]
+            for index, parts in moments.items():
+                for key, value in parts.items():
+                    out[f"{name}/{index}/{key}"] = torch.as_tensor(value).clone()
+        if self.trainer.ema is not None:
+            out |= {f"ema/{key}": value.clone() for key, value in self.trainer.ema.shadow.items()}
+        return out
+
+    def values(self, name: str) -> dict[int, float]:
+        return {step: metrics[name] for step, metrics in self.logged if name in metrics}
+
+
+@pytest.fixture
+def session(
+    prepared: Manifest, tiny_config: TinyConfig, tmp_path: Path, request: pytest.FixtureRequest
+) -> Any:
+    """(stage, folder of checkpoints, further overrides) -> Session; stages above the first use the trained chain."""
+
+    def make(stage: str, folder: str = "run", more: tuple[str, ...] = (), total: int = TOTAL) -> Session:
+        runs = request.getfixturevalue("tiny_runs") if STAGES[stage].needs else None
+        config = tiny_config(stage, tmp_path, prepared.root, runs, (f"train.max_steps={total}", *more))
+        exports = required_exports(config, prepared)
+        latents = None
+        if STAGES[stage].reads == "latents":
+            latents = open_run_latents(config, prepared, exports, in_process)
+        task = build_task(config, latents, prepared, exports)
+        root = prepared.root if latents is None else latents.root
+        feed = Feed(feed_spec(config, root, task.columns))
+        device = torch.device("cpu")
+        store = CheckpointStore(tmp_path / folder, config.train.keep_last)
+        made: list[Session] = []
+        hooks = Hooks(
+            lambda step, metrics: made[0].logged.append((step, metrics)),
+            lambda step, weights: made[0].exported.append((step, weights)),
+            lambda step, weights: made[0].sampled.append(step),
+        )
+        engines = build_engines(config, task, device)
+        made.append(
+            Session(Trainer(config, task, feed, engines, store, hooks, total, device), feed, task, store)
+        )
+        return made[0]
+
+    return make
+
+
+def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+    assert a.keys() == b.keys()
+    different = [name for name in a if not torch.equal(a[name], b[name])]
+    assert not different
+
+
+@pytest.mark.parametrize(
+    ("stage", "more"),
+    [
+        ("music_vae", ("loss.disc_norm=batch",)),  # running statistics are part of the state
+        ("music_vae", ("train.micro_batch=2", "optim.schedule=cosine")),
+        ("motion_vae", ("train.ema_decay=null",)),
+        ("dit_m2a", ()),
+    ],
+)
+def test_resuming_is_bitwise_the_unbroken_run(session: Any, stage: str, more: tuple[str, ...]) -> None:
+    unbroken = session(stage, "unbroken", more)
+    unbroken.trainer.run()
+    broken = session(stage, "broken", (*more, "train.checkpoint_every=2"))
+    broken.feed.break_before = 5  # one step after the newest checkpoint is lost
+    with pytest.raises(Broken):
+        broken.trainer.run()
+    assert broken.store.latest_step() == 4
+    again = session(stage, "broken", more)
+    again.trainer.run()
+    assert_same(again.state(), unbroken.state())
+    assert again.store.latest_step() == TOTAL
+    for (step, mine), (other_step, theirs) in zip(again.exported, unbroken.exported[-2:], strict=True):
+        assert step == other_step
+        assert_same(mine, theirs)
+    timed = {"samples_per_s", "data_wait"}
+    for step, metrics in again.logged:
+        expected = next(m for s, m in unbroken.logged if s == step and m.keys() == metrics.keys())
+        assert {k: v for k, v in metrics.items() if k not in timed} == {
+            k: v for k, v in expected.items() if k not in timed
+        }
+
+
+def test_two_runs_of_one_seed_are_equal_and_of_two_seeds_are_not(session: Any) -> None:
+    first, again, other = (
+        session("music_vae", name, more) for name, more in (("a", ()), ("b", ()), ("c", ("seed=1",)))
+    )
+    for one in (first, again, other):
+        one.trainer.run()
+    assert_same(first.state(), again.state())
+    assert not torch.equal(
+        first.exported[-1][1]["encoder.conv_in.weight"], other.exported[-1][1]["encoder.conv_in.weight"]
+    )
+
+
+def test_micro_batches_are_one_batch(session: Any) -> None:
+    """Per-sample noise and means over samples: how a batch is split changes rounding only."""
+    whole, split = session("dit_m2a", "whole"), session("dit_m2a", "split", ("train.micro_batch=1",))
+    for one in (whole, split):
+        one.trainer.run()
+    for name, value in whole.state().items():
+        torch.testing.assert_close(split.state()[name], value, atol=1e-4, rtol=1e-3)
+
+
+def test_logs_exports_and_samples_come_when_they_should(session: Any) -> None:
+    run = session(
+        "music_vae",
+        more=(
+            "train.log_every=2",
+            "train.validate_every=4",
+            "train.checkpoint_every=3",
+            "train.sample_every=4",
+        ),
+    )
+    run.trainer.run()
+    assert list(run.values("total")) == [2, 4, 6]
+    assert list(run.values("val/rec")) == [0, 4, 6]  # before the first step, at intervals, at the end
+    assert [step for step, _ in run.exported] == [3, 6]
+    assert run.sampled == [4, 6]
+    assert list(run.values("disc")) == [4, 6]  # the GAN starts at half of the run
+    assert all(rate == 1e-3 or rate < 1e-3 for rate in run.values("lr").values())
+
+
+def test_exports_are_the_averaged_weights(session: Any) -> None:
+    run = session("music_vae")
+    run.trainer.run()
+    _, weights = run.exported[-1]
+    shadow = run.trainer.ema.shadow
+    assert all(torch.equal(weights[name], value) for name, value in shadow.items())
+    assert not all(
+        torch.equal(weights[name], value) for name, value in run.trainer.main.local_parameters().items()
+    )
+
+
+def test_a_finished_run_does_nothing_more(session: Any) -> None:
+    session("music_vae").trainer.run()
+    again = session("music_vae")
+    again.trainer.run()
+    assert not again.logged and not again.exported
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_loss_that_is_not_finite_stops_before_the_step(session: Any, bad: float) -> None:
+    # Running statistics of a batch norm would have moved in memory; a restart reads them from the checkpoint.
+    more = ("loss.disc_norm=group",)
+    good = session("music_vae", "good", more)
+    good.feed.break_before = 4
+    with pytest.raises(Broken):
+        good.trainer.run()
+    run = session("music_vae", "bad", more)
+    spoilt: list[str] = []
+
+    def spoil(step: int, row: dict[str, Any]) -> None:
+        if step == 4:
+            row["mel"] = np.full_like(row["mel"], bad)
+            spoilt.append(row["clip_id"])
+
+    run.feed.spoil = spoil
+    with pytest.raises(TrainingError) as caught:
+        run.trainer.run()
+    sentence = str(caught.value)
+    assert "step 4" in sentence and len(set(spoilt)) == len(spoilt) == 4
+    assert all(clip in sentence for clip in spoilt)
+    assert run.store.latest_step() == 4 and str(run.store.latest()) in sentence
+    assert_same(run.state(), good.state())  # as after the last good step
+    restarted = session("music_vae", "bad", more)
+    restarted.trainer.run()
+    unbroken = session("music_vae", "unbroken", more)
+    unbroken.trainer.run()
+    assert_same(restarted.state(), unbroken.state())
+
+
+def test_one_bad_clip_is_named_among_its_micro_batch_only(session: Any) -> None:
+    run = session("dit_m2a", more=("train.micro_batch=1",))
+    spoilt: list[str] = []
+
+    def spoil(step: int, row: dict[str, Any]) -> None:
+        if step == 1 and not spoilt:
+            row["music_mean"] = np.full_like(row["music_mean"], np.nan)
+            spoilt.append(row["clip_id"])
+
+    run.feed.spoil = spoil
+    with pytest.raises(TrainingError) as caught:
+        run.trainer.run()
+    named = str(caught.value).split("Clips of that batch: ")[1].split(". ")[0]
+    assert named == spoilt[0]
+
+
+def test_a_bad_loss_before_any_checkpoint_says_so(session: Any) -> None:
+    run = session("music_vae")
+    run.feed.spoil = lambda step, row: row.update(mel=np.full_like(row["mel"], np.nan))
+    with pytest.raises(TrainingError, match="Last good checkpoint: none yet"):
+        run.trainer.run()
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        (("data.shuffle_row_groups=1",), "another order of samples"),
+        (("train.global_batch=8",), "another order of samples"),
+    ],
+)
+def test_another_order_of_samples_is_not_continued(session: Any, more: tuple[str, ...], reason: str) -> None:
+    session("music_vae", total=2).trainer.run()
+    with pytest.raises(CheckpointError, match=reason):
+        session("music_vae", more=more).trainer.run()
+
+
+def test_another_strategy_is_not_continued(session: Any) -> None:
+    session("music_vae", total=2).trainer.run()
+    run = session("music_vae")
+    train = replace(run.trainer.config.train, strategy="ddp")
+    run.trainer.config = replace(run.trainer.config, train=train)
+    with pytest.raises(CheckpointError, match="local with 1 workers, this run is ddp"):
+        run.trainer.run()
+
+
+def test_each_samples_seed_is_of_run_epoch_and_clip(session: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = session("music_vae", more=("seed=5",))
+    seen: dict[int, tuple[int, str]] = {}
+    collate = run.task.collate
+
+    def spy(rows: Any, seeds: Any) -> Any:
+        seen.update(zip(seeds, ((int(row["epoch"]), row["clip_id"]) for row in rows), strict=True))
+        return collate(rows, seeds)
+
+    monkeypatch.setattr(run.task, "collate", spy)
+    run.trainer.run()
+    assert all(seed == seed_of(5, epoch, clip) for seed, (epoch, clip) in seen.items())
+    assert len({epoch for epoch, _ in seen.values()}) > 1
