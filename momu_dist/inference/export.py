@@ -53,7 +53,12 @@ class Export:
                 f"{path} does not have the hash that {self.folder / 'model.json'} promises; "
                 "the file is torn or was changed: copy the export again."
             )
-        missing, unexpected = net.load_state_dict(load_file(path), strict=False)
+        try:
+            missing, unexpected = net.load_state_dict(load_file(path), strict=False)
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"{path} does not fit the network of its config: tensors have other shapes; copy the export again."
+            ) from error
         if missing or unexpected:
             raise CheckpointError(
                 f"{path} does not fit the network of its config (missing {missing[:3]}, unexpected {unexpected[:3]})."
@@ -108,9 +113,11 @@ def find_export(path: str | Path, stage: str | None = None) -> Export:
         )
     try:
         tree = json.loads((folder / "model.json").read_text())
-        config = tree.pop("config")
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{folder / 'model.json'} cannot be read: {error}.") from error
+        config = dict(tree.pop("config"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{folder / 'model.json'} cannot be read ({error!r}); copy the export again."
+        ) from error
     if tree.get("format") != FORMAT:
         raise CheckpointError(
             f"{folder} has export format {tree.get('format')}, this version reads {FORMAT}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from momu_dist.core.motion.bones import correct_bones, limb_lengths
 from momu_dist.core.motion.cleaning import grid_frames, resample_to_grid
 from momu_dist.core.motion.kinematics import kinematic_beats
 from momu_dist.core.motion.normalise import MotionStats
+from momu_dist.core.motion.skeleton import N_JOINTS
 from momu_dist.core.random import randn_each
 from momu_dist.core.tasks.base import motion_channels, motion_from_channels
 from momu_dist.errors import CheckpointError, ConfigError, DataError
@@ -118,6 +120,8 @@ class Generator:
             raise ConfigError(f"seconds is {request.seconds}, expected {MIN_SECONDS:g} to {MAX_SECONDS:g}.")
         if not 1 <= request.steps <= 1000:
             raise ConfigError(f"steps is {request.steps}, expected 1 to 1000.")
+        if not math.isfinite(request.guidance):
+            raise ConfigError(f"guidance is {request.guidance}, expected a finite number such as 3.")
         if request.task == "a2m":
             return self._from_audio(request)
         if request.task == "m2a":
@@ -130,6 +134,11 @@ class Generator:
         if request.audio is None:
             raise DataError("task a2m needs music, none was given; give an audio file or a video with sound.")
         audio = np.asarray(request.audio, dtype=np.float32)
+        if audio.ndim != 1 or not np.isfinite(audio).all():
+            raise DataError(
+                f"the music has shape {audio.shape} or holds values that are not finite, expected (n,) samples at "
+                f"{SAMPLE_RATE} Hz; read it with read_audio."
+            )
         if request.seconds is not None:
             audio = audio[: round(request.seconds * SAMPLE_RATE)]
         frames = grid_frames(len(audio) / SAMPLE_RATE)
@@ -143,6 +152,15 @@ class Generator:
         if request.motion_px is None:
             raise DataError("task m2a needs motion, none was given; give a motion file.")
         motion = np.asarray(request.motion_px, dtype=np.float64)
+        if motion.ndim != 3 or motion.shape[1:] != (N_JOINTS, 2) or not np.isfinite(motion).all():
+            raise DataError(
+                f"the motion has shape {motion.shape} or holds values that are not finite, expected (T, {N_JOINTS}, 2) "
+                "pixels without gaps; read it with read_motion and fill_gaps."
+            )
+        if not (math.isfinite(request.fps) and request.fps > 0):
+            raise DataError(
+                f"the motion's rate is {request.fps} fps, expected a positive number; give its fps."
+            )
         seconds = len(motion) / request.fps
         if request.seconds is not None:
             seconds = min(seconds, request.seconds)
