@@ -5,25 +5,13 @@ No draw depends on rank, batch or worker, so any number of workers and any resta
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-Part = int | str
-
-
-def seed_of(*parts: Part) -> int:
-    """A 63-bit seed that is a stable function of `parts` (the same on every machine and Python version)."""
-    text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
-
-
-def numpy_rng(*parts: Part) -> np.random.Generator:
-    """A NumPy generator seeded by `seed_of(*parts)`."""
-    return np.random.Generator(np.random.Philox(seed_of(*parts)))
+from momu_dist.core.seeds import numpy_rng
 
 
 def randn_each(seeds: Sequence[int], shape: Sequence[int], purpose: str) -> Tensor:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from momu_dist.data.manifest import load_index
+from momu_dist.data.index import load_index
 from momu_dist.data.plan import PlannedSample, SamplePlan
 from momu_dist.data.record import table_rows
 from momu_dist.errors import DataError

@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from momu_dist.core.latents import LatentScale, LatentSums, Scaling
-from momu_dist.data.manifest import Manifest, load_index
+from momu_dist.data.index import load_index
+from momu_dist.data.manifest import Manifest
 from momu_dist.data.record import LATENT_ARRAYS, table_rows
 from momu_dist.errors import DataError
 

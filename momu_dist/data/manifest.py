@@ -11,39 +11,17 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from momu_dist.core.motion.normalise import MotionStats
 from momu_dist.data.features import feature_fingerprint
+from momu_dist.data.index import INDEX, load_index, nothing_there
 from momu_dist.errors import DataError
 
 MANIFEST_VERSION = 1
-MANIFEST, INDEX, REJECTED = "manifest.json", "index.parquet", "rejected.parquet"
+MANIFEST, REJECTED = "manifest.json", "rejected.parquet"
 SPLITS = ("train", "val", "test")
 
-INDEX_SCHEMA = pa.schema(
-    [
-        pa.field("clip_id", pa.string()),
-        pa.field("group_id", pa.string()),
-        pa.field("split", pa.string()),
-        pa.field("shard", pa.string(), metadata={"unit": "path in the prepared folder"}),
-        pa.field("row_group", pa.int32()),
-        pa.field("row", pa.int32(), metadata={"unit": "line within its row group"}),
-        pa.field("length", pa.int32(), metadata={"unit": "frames at 62.5 Hz"}),
-    ]
-)
 REJECTED_SCHEMA = pa.schema([pa.field("clip_id", pa.string()), pa.field("reason", pa.string())])
-
-
-def load_index(root: str | Path) -> pa.Table:
-    """The index (`INDEX_SCHEMA`) of a folder of shards, in their order. DataError if missing or torn."""
-    path = Path(root) / INDEX
-    if not path.is_file():
-        raise DataError(_nothing_there(Path(root), INDEX))
-    try:
-        return pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path} cannot be read ({error}); prepare the data again.") from error
 
 
 @dataclass(frozen=True)
@@ -68,7 +46,7 @@ class Manifest:
         root = Path(root)
         path = root / MANIFEST
         if not path.is_file():
-            raise DataError(_nothing_there(root, MANIFEST))
+            raise DataError(nothing_there(root, MANIFEST))
         try:
             content = json.loads(path.read_text())
             version, fingerprint = content["version"], content["feature_fingerprint"]
@@ -126,10 +104,3 @@ class Manifest:
         if name not in SPLITS:
             raise DataError(f"no split named {name!r}; there are {', '.join(SPLITS)}.")
         return self.clips.filter(pc.equal(self.clips["split"], name))
-
-
-def _nothing_there(root: Path, missing: str) -> str:
-    return (
-        f"no prepared data at {root} ({missing} is missing); make it with "
-        f"`momu prepare --source synthetic --out {root}` or another source."
-    )

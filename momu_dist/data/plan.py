@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from momu_dist.core.random import numpy_rng
+from momu_dist.core.seeds import numpy_rng
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,8 @@ from tqdm import tqdm
 from momu_dist.core.audio.mel import MEL_RATE_HZ
 from momu_dist.core.motion.normalise import MotionSums
 from momu_dist.data.features import feature_fingerprint, feature_parameters
+from momu_dist.data.index import INDEX, INDEX_SCHEMA
 from momu_dist.data.manifest import (
-    INDEX,
-    INDEX_SCHEMA,
     MANIFEST,
     MANIFEST_VERSION,
     REJECTED,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from momu_dist.core.audio.mel import N_MELS, SAMPLE_RATE
+from momu_dist.core.grid import N_MELS, SAMPLE_RATE
 from momu_dist.core.motion.skeleton import N_JOINTS
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from momu_dist.core.random import numpy_rng
+from momu_dist.core.seeds import numpy_rng
 from momu_dist.data.record import ClipRef
 
 # Shorter leftovers than this share of a window are dropped.

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from momu_dist.config.schema import RunConfig
-from momu_dist.core.random import seed_of
+from momu_dist.core.seeds import seed_of
 from momu_dist.core.tasks.base import Batch, Row, Task
 from momu_dist.errors import CheckpointError, TrainingError
 from momu_dist.train.checkpoint import CheckpointStore

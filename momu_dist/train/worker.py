@@ -13,7 +13,7 @@ from torch import nn
 from momu_dist.config.load import resolved_dict
 from momu_dist.config.schema import RunConfig
 from momu_dist.core.catalog import STAGES
-from momu_dist.core.random import seed_of
+from momu_dist.core.seeds import seed_of
 from momu_dist.core.tasks.base import Task
 from momu_dist.data.feed import FeedSpec
 from momu_dist.data.latents import LatentManifest

@@ -9,13 +9,12 @@ from librosa.filters import mel as slaney_mel
 from torch import Tensor
 from torch.nn import functional as F
 
+from momu_dist.core.grid import HOP, MEL_RATE_HZ, N_MELS, SAMPLE_RATE
 from momu_dist.errors import ClipError
 
-SAMPLE_RATE = 16000
-HOP = 256
+__all__ = ["HOP", "MEL_FLOOR", "MEL_RATE_HZ", "N_MELS", "SAMPLE_RATE", "log_mel"]
+
 N_FFT = 1024
-N_MELS = 80
-MEL_RATE_HZ = SAMPLE_RATE / HOP
 MEL_FLOOR = -5.0
 EDGE = (N_FFT - HOP) // 2  # samples reflected at each end, so that n samples give floor(n / HOP) frames
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from momu_dist.core.audio.mel import EDGE, HOP, N_FFT, N_MELS, hann_window, mel_filterbank, stft
-from momu_dist.core.random import numpy_rng
+from momu_dist.core.seeds import numpy_rng
 from momu_dist.errors import DataError
 
 _MOMENTUM = 0.99

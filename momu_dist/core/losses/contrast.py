@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from momu_dist.core.random import numpy_rng
+from momu_dist.core.seeds import numpy_rng
 from momu_dist.errors import ConfigError
 
 Clip = tuple[int, int]  # first latent, one past the last

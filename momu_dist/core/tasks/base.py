@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from momu_dist.core.latents import LatentScale
 from momu_dist.core.models.autoencoder import Autoencoder
 from momu_dist.core.motion.normalise import MotionStats
-from momu_dist.core.random import numpy_rng
+from momu_dist.core.seeds import numpy_rng
 
 Row = Mapping[str, Any]
 Networks = Mapping[str, nn.Module]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from momu_dist.data.manifest import Manifest, load_index
+from momu_dist.data.index import load_index
+from momu_dist.data.manifest import Manifest
 from momu_dist.data.prepare import PrepareOptions, prepare
 from momu_dist.data.sources.synthetic.source import Synthetic
 from momu_dist.errors import DataError

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from momu_dist.config.schema import RunConfig
 from momu_dist.core.catalog import STAGES
-from momu_dist.core.random import seed_of
+from momu_dist.core.seeds import seed_of
 from momu_dist.core.tasks.base import Task
 from momu_dist.data.feed import LocalFeed
 from momu_dist.data.latents import in_process

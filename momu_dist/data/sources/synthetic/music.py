@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from momu_dist.core.random import numpy_rng
+from momu_dist.core.seeds import numpy_rng
 from momu_dist.data.sources.synthetic.styles import Score
 
 SAMPLE_RATE = 16000

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from momu_dist.core.random import numpy_rng
+from momu_dist.core.seeds import numpy_rng
 from momu_dist.data.record import ClipRef, Record, cut
 from momu_dist.data.sources.synthetic.dancer import dance
 from momu_dist.data.sources.synthetic.music import render

@@ -11,7 +11,7 @@ import torch
 
 from momu_dist.core.catalog import STAGES
 from momu_dist.core.motion.normalise import MotionStats
-from momu_dist.core.random import seed_of
+from momu_dist.core.seeds import seed_of
 from momu_dist.core.tasks.base import (
     draw_crop,
     make_batch,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from momu_dist.core.random import seed_of
+from momu_dist.core.seeds import seed_of
 from momu_dist.core.tasks.dit import VALIDATION_BINS, DitLoss
 
 DIRECTIONS = ("dit_m2a", "dit_a2m")

@@ -1,0 +1,43 @@
+"""`index.parquet`: the place of every clip of a prepared folder. Needs neither torch nor librosa: readers start quickly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from momu_dist.errors import DataError
+
+INDEX = "index.parquet"
+
+INDEX_SCHEMA = pa.schema(
+    [
+        pa.field("clip_id", pa.string()),
+        pa.field("group_id", pa.string()),
+        pa.field("split", pa.string()),
+        pa.field("shard", pa.string(), metadata={"unit": "path in the prepared folder"}),
+        pa.field("row_group", pa.int32()),
+        pa.field("row", pa.int32(), metadata={"unit": "line within its row group"}),
+        pa.field("length", pa.int32(), metadata={"unit": "frames at 62.5 Hz"}),
+    ]
+)
+
+
+def load_index(root: str | Path) -> pa.Table:
+    """The index (`INDEX_SCHEMA`) of a folder of shards, in their order. DataError if missing or torn."""
+    path = Path(root) / INDEX
+    if not path.is_file():
+        raise DataError(nothing_there(Path(root), INDEX))
+    try:
+        return pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path} cannot be read ({error}); prepare the data again.") from error
+
+
+def nothing_there(root: Path, missing: str) -> str:
+    """The sentence for a folder that nothing was prepared into."""
+    return (
+        f"no prepared data at {root} ({missing} is missing); make it with "
+        f"`momu prepare --source synthetic --out {root}` or another source."
+    )

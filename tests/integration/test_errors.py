@@ -1,0 +1,292 @@
+"""What a user sees who makes a mistake: one sentence on stderr and exit code 2, never a traceback."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from momu_dist.data.manifest import Manifest
+from momu_dist.inference.media import write_wav
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).parents[2]
+DEMO = ROOT / "configs" / "demo"
+TinyOverrides = Callable[..., list[str]]
+
+
+def run(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", f"momu_dist.{module}", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def sentence(result: subprocess.CompletedProcess[str]) -> str:
+    """The one sentence of a refused command; beside it stderr may hold progress bars and warnings only."""
+    assert result.returncode == 2, result.stderr
+    lines = [line for line in result.stderr.replace("\r", "\n").split("\n") if line.strip()]
+    errors = [line for line in lines if line.startswith("error: ")]
+    others = [
+        line for line in lines if line not in errors and "|" not in line and not line.startswith("warning: ")
+    ]
+    assert len(errors) == 1 and lines[-1] == errors[0] and not others, result.stderr
+    assert errors[0].endswith(".") and "Traceback" not in result.stdout
+    return errors[0].removeprefix("error: ")
+
+
+@pytest.fixture
+def train(
+    prepared: Manifest, tiny_runs: Path, tiny_overrides: TinyOverrides, tmp_path: Path
+) -> Callable[..., str]:
+    """(stage, further overrides) -> the sentence; by default a run that would succeed, written to tmp_path."""
+
+    def command(stage: str, *more: object) -> str:
+        overrides = tiny_overrides(stage, tmp_path / "out", prepared.root, tiny_runs)
+        return sentence(run("train", "--config", DEMO / f"{stage}.yaml", *overrides, *more))
+
+    return command
+
+
+def edit_json(path: Path, **values: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+# -- training ----------------------------------------------------------------------------------------------------------
+
+
+def test_no_such_config() -> None:
+    assert "no config at configs/none.yaml" in sentence(run("train", "--config", "configs/none.yaml"))
+
+
+def test_unknown_key(train: Callable[..., str]) -> None:
+    text = train("music_vae", "train.global_bach=4")
+    assert "unknown key train.global_bach" in text and "global_batch" in text
+
+
+def test_data_not_prepared(train: Callable[..., str], tmp_path: Path) -> None:
+    text = train("music_vae", f"data.root={tmp_path / 'none'}")
+    assert f"no prepared data at {tmp_path / 'none'}" in text and "momu prepare" in text
+    assert not (tmp_path / "out").exists()  # nothing is left behind that a second try would trip over
+
+
+def test_data_made_with_other_features(train: Callable[..., str], prepared: Manifest, tmp_path: Path) -> None:
+    shutil.copytree(prepared.root, tmp_path / "data")
+    edit_json(tmp_path / "data" / "manifest.json", feature_fingerprint="0123456789abcdef")
+    text = train("music_vae", f"data.root={tmp_path / 'data'}")
+    assert "made with other features (0123456789abcdef" in text and "prepare again" in text
+
+
+def test_motion_stage_without_a_music_vae(train: Callable[..., str]) -> None:
+    assert "set inputs.music_vae to its run folder" in train("motion_vae", "inputs.music_vae=null")
+
+
+def test_music_vae_that_is_not_there(train: Callable[..., str], tmp_path: Path) -> None:
+    text = train("motion_vae", f"inputs.music_vae={tmp_path / 'none'}")
+    assert f"no trained model at {tmp_path / 'none'}" in text
+
+
+def test_music_vae_of_another_stage(train: Callable[..., str], tiny_runs: Path) -> None:
+    text = train("motion_vae", f"inputs.music_vae={tiny_runs / 'motion_vae'}")
+    assert "holds a motion_vae model, expected music_vae" in text
+
+
+def test_music_vae_of_other_features(train: Callable[..., str], tiny_runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_runs / "music_vae", tmp_path / "vae")
+    edit_json(tmp_path / "vae" / "export" / "model.json", feature_fingerprint="0123456789abcdef")
+    text = train("motion_vae", f"inputs.music_vae={tmp_path / 'vae'}")
+    assert "was trained on features 0123456789abcdef" in text
+
+
+def test_latents_of_other_weights(train: Callable[..., str], tiny_runs: Path, tmp_path: Path) -> None:
+    latents = tmp_path / "latents"
+    latents.mkdir()
+    empty = {"count": 1, "total": [0.0] * 20, "squares": [1.0] * 20}
+    tree = {"fingerprint": "0123456789abcdef", "sums": {"music": empty, "motion": empty}}
+    (latents / "latents.json").write_text(json.dumps(tree))
+    text = train("dit_a2m", f"data.latents={latents}")
+    assert "made by other weights or from other data" in text and "0123456789abcdef" in text
+
+
+def test_finished_run_says_so(prepared: Manifest, tiny_runs: Path, tiny_overrides: TinyOverrides) -> None:
+    overrides = tiny_overrides("music_vae", tiny_runs, prepared.root)
+    before = (tiny_runs / "music_vae" / "metrics.jsonl").read_text()
+    result = run("train", "--config", DEMO / "music_vae.yaml", *overrides)
+    assert result.returncode == 0 and "music_vae is finished (2 steps)" in result.stdout
+    assert (tiny_runs / "music_vae" / "metrics.jsonl").read_text() == before
+
+
+def test_same_name_with_other_settings(train: Callable[..., str], tiny_runs: Path, tmp_path: Path) -> None:
+    """Also where that run is finished: its result is not the one that was asked for."""
+    shutil.copytree(tiny_runs / "music_vae", tmp_path / "out" / "music_vae")
+    text = train("music_vae", "optim.lr=0.5", "seed=3")
+    assert "holds a run with another seed, optim" in text and "name=" in text
+
+
+def test_loss_that_is_not_finite(prepared: Manifest, tiny_overrides: TinyOverrides, tmp_path: Path) -> None:
+    """One clip's mel holds a NaN, as a broken decoder would leave it; mended, the same command ends the run."""
+    data = tmp_path / "data"
+    shutil.copytree(prepared.root, data)
+    clip = spoil_first_training_clip(data)
+    command = (
+        "train",
+        "--config",
+        DEMO / "music_vae.yaml",
+        *tiny_overrides("music_vae", tmp_path / "out", data),
+    )
+    text = sentence(run(*command, "train.micro_batch=1"))
+    assert "is not finite" in text and clip in text
+    others = set(prepared.clips["clip_id"].to_pylist()) - {clip}
+    assert not any(other in text for other in others)
+    folder = tmp_path / "out" / "music_vae"
+    assert (folder / "failure.txt").read_text() == text and not (folder / "finished.json").exists()
+    shutil.copytree(prepared.root, data, dirs_exist_ok=True)
+    result = run(*command, "train.micro_batch=1")
+    assert result.returncode == 0 and not (folder / "failure.txt").exists(), result.stderr
+
+
+def spoil_first_training_clip(data: Path) -> str:
+    path = data / "train" / "00000.parquet"
+    with pq.ParquetFile(path) as file:
+        groups = [file.read_row_group(i) for i in range(file.num_row_groups)]
+    mel = groups[0]["mel"].to_pylist()
+    mel[0] = np.full(len(mel[0]), np.nan, np.float32).tolist()
+    place = groups[0].schema.get_field_index("mel")
+    groups[0] = groups[0].set_column(
+        place, groups[0].schema.field("mel"), pa.array(mel, pa.list_(pa.float32()))
+    )
+    with pq.ParquetWriter(path, groups[0].schema) as writer:
+        for group in groups:
+            writer.write_table(group)
+    return str(groups[0]["clip_id"][0])
+
+
+def test_dry_run_needs_nothing_and_leaves_nothing(tmp_path: Path) -> None:
+    place = (f"out={tmp_path / 'out'}", f"data.root={tmp_path / 'none'}")
+    result = run("cli", "train", "--config", DEMO / "dit_a2m.yaml", "--dry-run", *place)
+    assert result.returncode == 0 and "parameters of dit" in result.stdout, result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+# -- generation and evaluation -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sound") / "song.wav"
+    write_wav(path, np.random.default_rng(0).normal(0, 0.1, 32000).astype(np.float32), 16000)
+    return path
+
+
+def generate(runs: Path, task: str, *more: object) -> str:
+    return sentence(run("cli", "generate", "--checkpoint", runs, "--task", task, "--steps", 2, *more))
+
+
+def test_generate_without_input(tiny_runs: Path) -> None:
+    assert "task a2m needs --input: music" in generate(tiny_runs, "a2m")
+
+
+def test_generate_with_a_missing_file(tiny_runs: Path, tmp_path: Path) -> None:
+    assert f"no input at {tmp_path / 'none.wav'}" in generate(
+        tiny_runs, "a2m", "--input", tmp_path / "none.wav"
+    )
+
+
+def test_generate_from_a_text_file(tiny_runs: Path, tmp_path: Path) -> None:
+    path = tmp_path / "song.wav"
+    path.write_text("This is a letter, not a song.\n" * 20)
+    assert str(path) in generate(tiny_runs, "a2m", "--input", path)
+    shutil.copyfile(path, tmp_path / "dance.npz")
+    assert "dance.npz" in generate(tiny_runs, "m2a", "--input", tmp_path / "dance.npz")
+
+
+def test_generate_jointly_without_seconds(tiny_runs: Path) -> None:
+    assert "give seconds" in generate(tiny_runs, "joint")
+
+
+def test_generate_with_a_network_that_is_not_there(tiny_runs: Path, sound: Path, tmp_path: Path) -> None:
+    text = generate(tiny_runs / "dit_m2a", "a2m", "--input", sound)
+    assert "task a2m needs a trained dit_a2m" in text and "dit_m2a" in text
+    assert "no diffusion transformer" in generate(tiny_runs / "music_vae", "a2m", "--input", sound)
+    assert f"no trained model at {tmp_path / 'none'}" in generate(tmp_path / "none", "a2m", "--input", sound)
+
+
+def test_generate_with_settings_out_of_range(tiny_runs: Path, sound: Path) -> None:
+    assert "-n is 0" in generate(tiny_runs, "a2m", "--input", sound, "-n", 0)
+    assert "gamma" in generate(tiny_runs, "joint", "--seconds", 2, "--gamma", 2)
+
+
+def test_generate_into_files(tiny_runs: Path, sound: Path, tmp_path: Path) -> None:
+    """The same command without a mistake, so that the refusals above are not refusals of everything."""
+    arguments = (
+        "--checkpoint",
+        tiny_runs,
+        "--task",
+        "a2m",
+        "--steps",
+        2,
+        "--input",
+        sound,
+        "--out",
+        tmp_path,
+    )
+    result = run("cli", "generate", *arguments)
+    assert result.returncode == 0, result.stderr
+    assert {path.suffix for path in tmp_path.iterdir()} == {".wav", ".npz", ".json", ".mp4", ".png"}
+
+
+def test_evaluate_on_what_is_not_there(tiny_runs: Path, tmp_path: Path) -> None:
+    text = sentence(run("cli", "evaluate", "--checkpoint", tiny_runs, "--data", tmp_path))
+    assert f"no prepared data at {tmp_path}" in text
+
+
+def test_evaluate_on_other_features(tiny_runs: Path, prepared: Manifest, tmp_path: Path) -> None:
+    shutil.copytree(prepared.root, tmp_path / "data")
+    edit_json(tmp_path / "data" / "manifest.json", feature_fingerprint="0123456789abcdef")
+    text = sentence(run("cli", "evaluate", "--checkpoint", tiny_runs, "--data", tmp_path / "data"))
+    assert "other features" in text
+
+
+def test_evaluate_on_an_empty_split(tiny_runs: Path, prepared: Manifest, tmp_path: Path) -> None:
+    """Training clips must not stand in for test clips unsaid."""
+    shutil.copytree(prepared.root, tmp_path / "data")
+    index = prepared.clips.filter([split != "test" for split in prepared.clips["split"].to_pylist()])
+    pq.write_table(index, tmp_path / "data" / "index.parquet")
+    text = sentence(run("cli", "evaluate", "--checkpoint", tiny_runs, "--data", tmp_path / "data"))
+    assert "test" in text and "no clips" in text
+    assert "-n is 0" in sentence(
+        run("cli", "evaluate", "--checkpoint", tiny_runs, "--data", tmp_path, "-n", 0)
+    )
+
+
+# -- preparation -------------------------------------------------------------------------------------------------------
+
+
+def prepare(out: Path, *more: object) -> str:
+    return sentence(run("cli", "prepare", "--no-ray", "--out", out, *more))
+
+
+def test_prepare_an_unknown_source(tmp_path: Path) -> None:
+    text = prepare(tmp_path / "out", "--source", "dances")
+    assert "no source named 'dances'" in text and "synthetic" in text
+    assert "either --source NAME or --recipe FILE" in prepare(tmp_path / "out")
+
+
+def test_prepare_a_wrong_root(tmp_path: Path) -> None:
+    for root in (tmp_path / "none", tmp_path):
+        assert str(root) in prepare(tmp_path / "out", "--source", "dance_with_melody", "--root", root)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "option", ["shard_mb=large", "fractions=abc", "window=5", "row_group_clips=[1]", "seed"]
+)
+def test_prepare_with_a_wrong_option(tmp_path: Path, option: str) -> None:
+    assert option.split("=")[0] in prepare(tmp_path / "out", "--source", "synthetic", option)
