@@ -29,6 +29,8 @@ def ray_session(workers: int = 1, cpus_per_worker: float = 1.0) -> Iterator[None
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
+    # Ray runs workers at a lower priority than everything else; here they are the job.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     address = os.environ.get("RAY_ADDRESS")
     if address:
         with _joined(address):

@@ -31,13 +31,13 @@ def test_paired_counts_too_many_and_too_few() -> None:
 def test_shuffled_takes_every_other_partner() -> None:
     found = [np.array([0.5, 1.5]), np.array([0.0, 9.0])]
     # Truth 0 with found 1: one of two; truth 1 with found 0: both.
-    assert shuffled(TRUTH, found) == pytest.approx((0.5 + 1.0) / 2)
+    assert shuffled(TRUTH, found, ["a", "b"]) == pytest.approx((0.5 + 1.0) / 2)
     three = [np.array([float(k)]) for k in range(3)]
-    assert shuffled(three, three) == 0.0 and paired(three, three) == 1.0
+    assert shuffled(three, three, ["a", "b", "c"]) == 0.0 and paired(three, three) == 1.0
 
 
 def test_shuffled_of_one_clip_is_not_a_number() -> None:
-    assert math.isnan(shuffled(TRUTH[:1], TRUTH[:1]))
+    assert math.isnan(shuffled(TRUTH[:1], TRUTH[:1], ["a"]))
 
 
 def test_lists_of_unlike_length_are_a_mistake() -> None:
@@ -75,3 +75,9 @@ def test_one_loaded_direction_is_scored_alone(tiny_runs: Path, prepared: Manifes
     generator = Generator.load(tiny_runs / "dit_m2a", device="cpu")
     scores, _ = evaluate_beats(generator, first_clips(prepared.root, "test", 2), EvaluationSettings(steps=1))
     assert set(scores) == {"m2a"}
+
+
+def test_shuffled_leaves_out_clips_of_the_same_group() -> None:
+    views = [TRUTH[0], TRUTH[0], np.array([5.0])]
+    assert shuffled(views, views, ["dance", "dance", "other"]) == 0.0
+    assert math.isnan(shuffled(views[:2], views[:2], ["dance", "dance"]))
