@@ -31,8 +31,8 @@ class RunFolder:
         self._failure = self.path / "failure.txt"
         self._tracking = self.path / "tracking-id.txt"
 
-    def open(self, config: RunConfig) -> None:
-        """Create the folder, or continue in it; a run of the same name with other settings is refused."""
+    def check(self, config: RunConfig) -> None:
+        """Refuse a run of the same name with other settings (ConfigError); no folder is right too."""
         tree = resolved_dict(config)
         if self._config.is_file():
             before = yaml.safe_load(self._config.read_text())
@@ -42,8 +42,12 @@ class RunFolder:
                     f"{self.path} holds a run with another {', '.join(changed)}; choose another name=..., "
                     "or delete that folder."
                 )
+
+    def open(self, config: RunConfig) -> None:
+        """Create the folder, or continue in it after `check`."""
+        self.check(config)
         self.path.mkdir(parents=True, exist_ok=True)
-        self._config.write_text(yaml.safe_dump(tree, sort_keys=False))
+        self._config.write_text(yaml.safe_dump(resolved_dict(config), sort_keys=False))
         self._failure.unlink(missing_ok=True)
 
     def finished(self) -> dict[str, Any] | None:

@@ -33,6 +33,7 @@ def train(config: RunConfig) -> Path:
     """
     config = _absolute(config)
     folder = RunFolder(config)
+    folder.check(config)
     size = run_size(config)
     finished = folder.finished()
     if finished is not None and finished["steps"] >= size.total_steps:
