@@ -16,8 +16,13 @@ Command = Callable[[argparse.Namespace], None]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return 0, or 2 after one sentence on stderr for what a user can mend."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["train"]:
+        # It has a parser of its own; argparse cannot hand options on to another one.
+        from momu_dist.train.__main__ import main as train_main
+
+        return train_main(given[1:])
+    options = _parser().parse_args(given)
     try:
         options.run(options)
     except MomuError as error:
@@ -33,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="momu", description="Train, use and score MoMu-Diffusion.")
     commands = parser.add_subparsers(required=True, metavar="command")
     _add_prepare(commands)
-    _add_train(commands)
+    commands.add_parser("train", help="Train one stage (the same as python -m momu_dist.train).")
     _add_generate(commands)
     _add_evaluate(commands)
     _add_demo(commands)
@@ -87,19 +92,6 @@ def _prepare(options: argparse.Namespace) -> None:
 
     with ray_session():
         print(report(prepare(source, options.out, settings, runner=map_units)))
-
-
-def _add_train(commands: Any) -> None:
-    parser = _add(commands, "train", "Train one stage (the same as python -m momu_dist.train).", _train)
-    parser.add_argument(
-        "arguments", nargs=argparse.REMAINDER, help="--config FILE [--dry-run] [section.field=value ...]"
-    )
-
-
-def _train(options: argparse.Namespace) -> None:
-    from momu_dist.train.__main__ import main as train_main
-
-    sys.exit(train_main(options.arguments))
 
 
 def _add_generate(commands: Any) -> None:
@@ -173,9 +165,16 @@ def _add_evaluate(commands: Any) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     from momu_dist.data.clips import first_clips
+    from momu_dist.data.manifest import Manifest
+    from momu_dist.errors import ConfigError, DataError
     from momu_dist.inference.evaluate import EvaluationSettings, evaluate_beats
     from momu_dist.inference.generator import Generator
 
+    if options.n < 1:
+        raise ConfigError(f"-n is {options.n}, expected at least 1.")
+    if not Manifest.load(options.data).split(options.split).num_rows:
+        # `first_clips` would fall back to training clips, whose scores are no scores of held-out clips.
+        raise DataError(f"{options.data} has no clips in split {options.split}; name another with --split.")
     generator = Generator.load(*options.checkpoint)
     clips = first_clips(options.data, options.split, options.n)
     settings = EvaluationSettings(options.steps, options.guidance, options.guidance, seed=options.seed)
