@@ -13,6 +13,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
+from pydantic import TypeAdapter, ValidationError
 from tqdm import tqdm
 
 from momu_dist.core.audio.mel import MEL_RATE_HZ
@@ -85,10 +86,12 @@ class PrepareOptions:
         unknown = [key for key in values if key not in valid]
         if unknown:
             raise DataError(f"prepare: unknown option {unknown[0]!r}; valid ones: {', '.join(valid)}.")
-        plain: dict[str, Any] = {
-            key: tuple(value) if key == "fractions" else value for key, value in values.items()
-        }
-        return cls(**plain)
+        try:
+            return TypeAdapter(cls).validate_python(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            raise DataError(f"prepare: {place} is {first['input']!r}: {first['msg'].lower()}.") from error
 
 
 @dataclass(frozen=True)
