@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import shutil
 import subprocess
@@ -14,8 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from momu_dist import cli
 from momu_dist.data.manifest import Manifest
 from momu_dist.inference.media import write_wav
+from momu_dist.train import __main__ as training
 
 pytestmark = pytest.mark.integration
 
@@ -24,9 +28,21 @@ DEMO = ROOT / "configs" / "demo"
 TinyOverrides = Callable[..., list[str]]
 
 
+MAINS = {"cli": cli.main, "train": training.main}
+
+
 def run(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, as a user starts it."""
     command = [sys.executable, "-m", f"momu_dist.{module}", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+def call(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """The same command in this process, which saves the seconds of its imports; an exception fails the test."""
+    given, out, err = list(map(str, arguments)), io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = MAINS[module](given)
+    return subprocess.CompletedProcess(given, code, out.getvalue(), err.getvalue())
 
 
 def sentence(result: subprocess.CompletedProcess[str]) -> str:
@@ -50,7 +66,7 @@ def train(
 
     def command(stage: str, *more: object) -> str:
         overrides = tiny_overrides(stage, tmp_path / "out", prepared.root, tiny_runs)
-        return sentence(run("train", "--config", DEMO / f"{stage}.yaml", *overrides, *more))
+        return sentence(call("train", "--config", DEMO / f"{stage}.yaml", *overrides, *more))
 
     return command
 
@@ -148,7 +164,7 @@ def test_loss_that_is_not_finite(prepared: Manifest, tiny_overrides: TinyOverrid
     folder = tmp_path / "out" / "music_vae"
     assert (folder / "failure.txt").read_text() == text and not (folder / "finished.json").exists()
     shutil.copytree(prepared.root, data, dirs_exist_ok=True)
-    result = run(*command, "train.micro_batch=1")
+    result = call(*command, "train.micro_batch=1")
     assert result.returncode == 0 and not (folder / "failure.txt").exists(), result.stderr
 
 
@@ -170,7 +186,7 @@ def spoil_first_training_clip(data: Path) -> str:
 
 def test_dry_run_needs_nothing_and_leaves_nothing(tmp_path: Path) -> None:
     place = (f"out={tmp_path / 'out'}", f"data.root={tmp_path / 'none'}")
-    result = run("cli", "train", "--config", DEMO / "dit_a2m.yaml", "--dry-run", *place)
+    result = call("cli", "train", "--config", DEMO / "dit_a2m.yaml", "--dry-run", *place)
     assert result.returncode == 0 and "parameters of dit" in result.stdout, result.stderr
     assert not list(tmp_path.iterdir())
 
@@ -186,11 +202,20 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def generate(runs: Path, task: str, *more: object) -> str:
-    return sentence(run("cli", "generate", "--checkpoint", runs, "--task", task, "--steps", 2, *more))
+    return sentence(call("cli", "generate", "--checkpoint", runs, "--task", task, "--steps", 2, *more))
 
 
 def test_generate_without_input(tiny_runs: Path) -> None:
     assert "task a2m needs --input: music" in generate(tiny_runs, "a2m")
+
+
+def test_commands_are_refused_alike_in_a_process_of_their_own(tmp_path: Path) -> None:
+    text = sentence(
+        run("cli", "generate", "--checkpoint", tmp_path, "--task", "a2m", "--input", tmp_path / "none.wav")
+    )
+    assert f"no input at {tmp_path / 'none.wav'}" in text
+    text = sentence(run("cli", "prepare", "--no-ray", "--out", tmp_path / "out", "--source", "dances"))
+    assert "no source named 'dances'" in text
 
 
 def test_generate_with_a_missing_file(tiny_runs: Path, tmp_path: Path) -> None:
@@ -243,14 +268,14 @@ def test_generate_into_files(tiny_runs: Path, sound: Path, tmp_path: Path) -> No
 
 
 def test_evaluate_on_what_is_not_there(tiny_runs: Path, tmp_path: Path) -> None:
-    text = sentence(run("cli", "evaluate", "--checkpoint", tiny_runs, "--data", tmp_path))
+    text = sentence(call("cli", "evaluate", "--checkpoint", tiny_runs, "--data", tmp_path))
     assert f"no prepared data at {tmp_path}" in text
 
 
 def test_evaluate_on_other_features(tiny_runs: Path, prepared: Manifest, tmp_path: Path) -> None:
     shutil.copytree(prepared.root, tmp_path / "data")
     edit_json(tmp_path / "data" / "manifest.json", feature_fingerprint="0123456789abcdef")
-    text = sentence(run("cli", "evaluate", "--checkpoint", tiny_runs, "--data", tmp_path / "data"))
+    text = sentence(call("cli", "evaluate", "--checkpoint", tiny_runs, "--data", tmp_path / "data"))
     assert "other features" in text
 
 
@@ -259,7 +284,7 @@ def test_evaluate_on_an_empty_split(tiny_runs: Path, prepared: Manifest, tmp_pat
     shutil.copytree(prepared.root, tmp_path / "data")
     index = prepared.clips.filter([split != "test" for split in prepared.clips["split"].to_pylist()])
     pq.write_table(index, tmp_path / "data" / "index.parquet")
-    text = sentence(run("cli", "evaluate", "--checkpoint", tiny_runs, "--data", tmp_path / "data"))
+    text = sentence(call("cli", "evaluate", "--checkpoint", tiny_runs, "--data", tmp_path / "data"))
     assert "test" in text and "no clips" in text
     assert "-n is 0" in sentence(
         run("cli", "evaluate", "--checkpoint", tiny_runs, "--data", tmp_path, "-n", 0)
@@ -270,7 +295,7 @@ def test_evaluate_on_an_empty_split(tiny_runs: Path, prepared: Manifest, tmp_pat
 
 
 def prepare(out: Path, *more: object) -> str:
-    return sentence(run("cli", "prepare", "--no-ray", "--out", out, *more))
+    return sentence(call("cli", "prepare", "--no-ray", "--out", out, *more))
 
 
 def test_prepare_an_unknown_source(tmp_path: Path) -> None:
