@@ -69,7 +69,9 @@ class DeepSpeedEngine:
         return {name: (p.ds_tensor if self.stage == 3 else p).detach() for name, p in named}
 
     def gather(self, local: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        state = {name: value.detach().to("cpu", copy=True) for name, value in self.net.named_buffers()}
+        kept = self.net.state_dict().keys()  # buffers that are not stored, such as rotary tables, stay out
+        buffers = {name: value for name, value in self.net.named_buffers() if name in kept}
+        state = {name: value.detach().to("cpu", copy=True) for name, value in buffers.items()}
         if self.stage < 3:
             return {**state, **{name: value.to("cpu", copy=True) for name, value in local.items()}}
         for name, parameter in self.net.named_parameters():
