@@ -91,7 +91,8 @@ class PrepareOptions:
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"]))
-            raise DataError(f"prepare: {place} is {first['input']!r}: {first['msg'].lower()}.") from error
+            wanted = first["msg"].replace("Input should be", "expected").replace("'", "")
+            raise DataError(f"prepare: {place} is {first['input']!r}, {wanted}.") from error
 
 
 @dataclass(frozen=True)

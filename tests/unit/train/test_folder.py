@@ -52,6 +52,11 @@ def test_other_settings_are_refused_and_named(tmp_path: Path, section: str, valu
     assert (folder.path / "config.yaml").read_text() == before
 
 
+def test_check_alone_creates_nothing(tmp_path: Path) -> None:
+    RunFolder(config_of(tmp_path)).check(config_of(tmp_path))
+    assert not (tmp_path / "run").exists()
+
+
 def test_what_does_not_change_the_result_may_change(tmp_path: Path) -> None:
     opened(config_of(tmp_path))
     opened(config_of(tmp_path, train={"log_every": 3, "max_failures": 9}, tracking={"uri": "none"}))
