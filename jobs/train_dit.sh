@@ -10,14 +10,14 @@
 #SBATCH --open-mode=append
 #SBATCH --requeue
 # Trains one diffusion transformer on ONE node (several nodes are not supported yet). From the checkout:
-#   mkdir -p runs && sbatch jobs/train_dit.sh configs/paper/aistpp/dit_a2m.yaml [section.key=value ...]
-# Options before the script override the header: sbatch --gpus-per-node=8 jobs/train_dit.sh <config> train.workers=8
+#   mkdir -p runs && sbatch jobs/train_dit.sh [--config configs/paper/aistpp/dit_m2a.yaml] [section.key=value ...]
+# Without --config it is configs/paper/aistpp/dit_a2m.yaml. Options before the script override the header:
+#   sbatch --gpus-per-node=8 jobs/train_dit.sh train.workers=8
 # A requeued or repeated job with the same run name goes on at its last checkpoint.
 set -euo pipefail
 
 cd "${SLURM_SUBMIT_DIR:-$(dirname "${BASH_SOURCE[0]}")/..}"
-config="${1:?name a config, such as configs/paper/aistpp/dit_a2m.yaml}"
-shift
+[[ "${1:-}" == --config ]] || set -- --config configs/paper/aistpp/dit_a2m.yaml "$@"
 [[ -f .venv/bin/activate ]] || { echo "no .venv in $PWD: submit from the checkout, after make setup" >&2; exit 2; }
 
 # DeepSpeed compiles a small part: node-local, so that nodes with other processors never share it. Without RAY_ADDRESS
@@ -27,4 +27,4 @@ trap 'rm -rf "$scratch"' EXIT
 export TORCH_EXTENSIONS_DIR="$scratch" RAY_USAGE_STATS_ENABLED=0 MLFLOW_DISABLE_TELEMETRY=true
 
 source .venv/bin/activate
-python -m momu_dist.train --config "$config" "$@"
+python -m momu_dist.train "$@"

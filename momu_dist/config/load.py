@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -49,7 +50,7 @@ def config_from_dict(tree: Mapping[str, Any], where: str) -> RunConfig:
     content = copy.deepcopy(dict(tree))
     if "stage" not in content:
         raise ConfigError(f"{where} names no stage; set `stage:` to one of {', '.join(sorted(STAGES))}.")
-    stage = STAGES.get(content["stage"])
+    stage = STAGES.get(str(content["stage"]))
     if stage is None:
         raise ConfigError(f"{where}: unknown stage {content['stage']!r}; valid: {', '.join(sorted(STAGES))}.")
     model = _checked(stage.model_config, content.pop("model", {}) or {}, where, "model")
@@ -133,6 +134,10 @@ def _check_run(config: RunConfig, where: str) -> None:
             value = getattr(getattr(config, section), name)
             if value is not None and value < 1:
                 raise ConfigError(f"{where}: {section}.{name} is {value}, expected at least 1.")
+    if not train.epochs > 0:
+        raise ConfigError(f"{where}: train.epochs is {train.epochs}, expected more than 0.")
+    if not (math.isfinite(config.optim.lr) and config.optim.lr >= 0):
+        raise ConfigError(f"{where}: optim.lr is {config.optim.lr}, expected a finite rate of at least 0.")
     if train.strategy == "local" and train.workers != 1:
         raise ConfigError(
             f"{where}: train.strategy local is one process, train.workers is {train.workers}; use ddp, zero1, zero2 or zero3."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -39,12 +40,17 @@ def map_units(
         return {"result": json.dumps(fn(json.loads(item["unit"])))}
 
     one.__name__ = label
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False  # the driver counts clips, which says more than Ray's blocks
+    _be_quiet()
     items = [{"unit": json.dumps(unit)} for unit in units]
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(one, num_cpus=num_cpus)
     for row in dataset.iter_rows():
         yield json.loads(row["result"])
+
+
+def _be_quiet() -> None:
+    """Keep Ray Data's plans and bars off the terminal: the driver counts clips and steps, which says more than blocks."""
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    ray.data.DataContext.get_current().enable_progress_bars = False
 
 
 # ---------------------------------------------------------------------------------------------------- training
@@ -57,6 +63,7 @@ STEPS_PER_BLOCK = 8
 
 def step_dataset(first: int, total: int) -> ray.data.Dataset:
     """Return the numbers of the steps that remain, as a dataset: `worker_stream` turns them into samples."""
+    _be_quiet()
     remaining = max(1, total - first)
     steps = ray.data.range(remaining, override_num_blocks=-(-remaining // STEPS_PER_BLOCK))
     return steps.map_batches(lambda block: {"id": block["id"] + first}, batch_size=None, num_cpus=READER_CPUS)

@@ -39,9 +39,10 @@ def evaluate_beats(
     """Return scores by direction (a2m, m2a, those the generator can do) and the samples they came from.
 
     Each direction has F1 with one-to-one matching at +-0.07 s, means over clips:
+
     `generated` against the true partner (m2a: onsets against its music's, a2m: kinematic beats against its motion's),
-    `shuffled` against those of every clip of another group, `ceiling` of the VAE's reconstruction of the partner, `chance` of evenly
-    spaced beats at the mean rate. For a2m `generated_vs_music` is the paper's reading: kinematic beats against the onsets
+    `shuffled` against those of every clip of another group, `ceiling` of the VAE's reconstruction of the partner, `chance` of
+    evenly spaced beats at the mean rate. For a2m `generated_vs_music` is the paper's reading: kinematic beats against the onsets
     of the music; `true_vs_music` is what the real motion scores there.
     """
     onsets = [onset_times(clip.audio, SAMPLE_RATE) for clip in clips]

@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "overrides", nargs="*", metavar="section.field=value", help="values that overrule the file's"
     )
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)  # options may stand between overrides
     try:
         config = load_config(options.config, options.overrides)
         if options.dry_run:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -27,15 +29,18 @@ def ray_session(workers: int = 1, cpus_per_worker: float = 1.0) -> Iterator[None
     if ray.is_initialized():
         yield
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
-    # Ray runs workers at a lower priority than everything else; here they are the job.
-    os.environ.setdefault("RAY_worker_niceness", "0")
     address = os.environ.get("RAY_ADDRESS")
     if address:
         with _joined(address):
             yield
         return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
+    # Explicit, and a token of our own: Ray would write one that others can read, and say so at every start.
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    # Ray runs workers at a lower priority than everything else; here they are the job.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     # Under /tmp and short: the path of Ray's sockets may not exceed 107 bytes.
     folder = tempfile.mkdtemp(prefix="momu-", dir="/tmp")
     needed = math.ceil(workers * cpus_per_worker) + SPARE_CPUS
@@ -45,6 +50,7 @@ def ray_session(workers: int = 1, cpus_per_worker: float = 1.0) -> Iterator[None
             num_cpus=max(needed, os.cpu_count() or 1),
             include_dashboard=False,
             log_to_driver=False,
+            logging_level=logging.ERROR,
             _temp_dir=folder,
         )
         yield
@@ -56,7 +62,7 @@ def ray_session(workers: int = 1, cpus_per_worker: float = 1.0) -> Iterator[None
 @contextmanager
 def _joined(address: str) -> Iterator[None]:
     try:
-        ray.init(address=address, log_to_driver=False)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except ConnectionError as error:
         raise ConfigError(
             f"no Ray answers at RAY_ADDRESS={address}; start one, correct the address, or unset it to use an own Ray."
