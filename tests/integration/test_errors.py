@@ -186,7 +186,7 @@ def spoil_first_training_clip(data: Path) -> str:
 
 def test_dry_run_needs_nothing_and_leaves_nothing(tmp_path: Path) -> None:
     place = (f"out={tmp_path / 'out'}", f"data.root={tmp_path / 'none'}")
-    result = call("cli", "train", "--config", DEMO / "dit_a2m.yaml", "--dry-run", *place)
+    result = call("cli", "train", "--config", DEMO / "dit_a2m.yaml", place[0], "--dry-run", place[1])
     assert result.returncode == 0 and "parameters of dit" in result.stdout, result.stderr
     assert not list(tmp_path.iterdir())
 

@@ -127,7 +127,7 @@ def test_model_and_loss_are_those_of_the_stage(tmp_path: Path) -> None:
 
 
 def test_stage_must_be_known(tmp_path: Path) -> None:
-    for text in ("name: run\n", "stage: dance\nname: run\n"):
+    for text in ("name: run\n", "stage: dance\nname: run\n", "stage: [dance]\nname: run\n"):
         assert "dit_a2m, dit_m2a, motion_vae, music_vae" in refused(write(tmp_path, text))
 
 
@@ -168,6 +168,21 @@ def test_counts_below_one_are_refused(tmp_path: Path, place: str) -> None:
     """Zero steps would silently mean "by epochs", zero intervals and windows would divide by zero."""
     for value in (0, -4):
         assert f"{place} is {value}" in refused(write(tmp_path, SMALLEST), f"{place}={value}")
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "train.epochs=0",
+        "train.epochs=-1",
+        "train.epochs=.nan",
+        "optim.lr=.nan",
+        "optim.lr=.inf",
+        "optim.lr=-1",
+    ],
+)
+def test_rates_and_epochs_out_of_range(tmp_path: Path, override: str) -> None:
+    assert f"{override.split('=')[0]} is" in refused(write(tmp_path, SMALLEST), override)
 
 
 @pytest.mark.parametrize("stage", ["music_vae", "motion_vae", "dit_m2a", "dit_a2m"])

@@ -88,7 +88,7 @@ def test_loss_of_predicting_zero_is_the_mean_square_of_the_noise(make_stage: Cal
     stage = make_stage("dit_m2a")  # predicts eps
     rows = stage.rows((96,)) * 200
     phase, _ = run(stage, stage.task.collate(rows, [seed_of("eps", i) for i in range(200)]))
-    assert float(phase.total) == pytest.approx(1.0, abs=0.03)
+    assert phase.total.item() == pytest.approx(1.0, abs=0.03)
 
 
 def test_validation_keys_and_shapes(make_stage: Callable[..., Any], name: str) -> None:

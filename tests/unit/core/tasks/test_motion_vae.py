@@ -29,7 +29,7 @@ def test_total_is_equation_11(stage: Any) -> None:
     loss, parts = stage.task.loss, phase.parts
     assert set(parts) == {"total", "rec", "kl", "contrast"} and parts["contrast"] > 0
     expected = parts["rec"] + loss.kl_weight * parts["kl"] + loss.contrast_weight * parts["contrast"]
-    assert float(phase.total) == pytest.approx(float(expected), rel=1e-6)
+    assert phase.total.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_the_music_vae_stays_as_it_is(stage: Any) -> None:
@@ -48,7 +48,7 @@ def test_one_category_counts_nothing_and_still_has_a_gradient(stage: Any) -> Non
     for row in rows:
         row["amplitude"] = np.full(len(row["amplitude"]), 0.5, np.float32)
     phase = phase_of(stage, rows)
-    assert float(phase.parts["contrast"]) == 0.0
+    assert phase.parts["contrast"].item() == 0.0
     phase.parts["contrast"].backward()
     assert sum(p.grad is not None for p in stage.networks["vae"].parameters()) > 0
 
@@ -60,7 +60,7 @@ def test_a_latents_amplitude_is_the_larger_of_its_two_frames(make_stage: Callabl
     for row in rows:
         row["amplitude"] = np.zeros(96, np.float32)
         row["amplitude"][1:48:2] = 1.0
-    assert float(phase_of(stage, rows).parts["contrast"]) > 0.0
+    assert phase_of(stage, rows).parts["contrast"].item() > 0.0
 
 
 def test_the_contrast_moves_the_motion_encoder(make_stage: Callable[..., Any]) -> None:

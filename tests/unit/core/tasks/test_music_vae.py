@@ -39,15 +39,15 @@ def test_both_networks_from_the_start_on(stage: Any, batch: Any) -> None:
 def test_total_is_equation_10(stage: Any, batch: Any) -> None:
     phase = next(iter(stage.task.phases(stage.networks, batch, 0.5)))
     parts = phase.parts
-    assert float(phase.total) == pytest.approx(
+    assert phase.total.item() == pytest.approx(
         float(parts["rec"] + LOSS.kl_weight * parts["kl"] + LOSS.gan_weight * parts["gan"]), rel=1e-6
     )
     noise = latent_noise(stage.task.model, batch)
     reconstruction, mean, logvar = stage.networks["vae"](batch["mel"], noise, batch.lengths)
     rec = l1_reconstruction(batch["mel"], reconstruction, batch.lengths)
     kl = kl_loss(mean, logvar, batch.lengths // 2, n_elements=batch.lengths * 80)
-    assert float(parts["rec"]) == pytest.approx(float(rec), rel=1e-6)
-    assert float(parts["kl"]) == pytest.approx(float(kl), rel=1e-6)
+    assert parts["rec"].item() == pytest.approx(float(rec), rel=1e-6)
+    assert parts["kl"].item() == pytest.approx(float(kl), rel=1e-6)
 
 
 def test_the_generators_phase_leaves_the_discriminator_alone(stage: Any, batch: Any) -> None:
