@@ -55,8 +55,8 @@ def _be_quiet() -> None:
 
 # ---------------------------------------------------------------------------------------------------- training
 
-READER_CPUS = 0.1
-"""Logical CPUs of one reader: it decodes parquet in bursts and must fit beside workers that hold whole CPUs."""
+READER_CPUS = 0.5
+"""Logical CPUs of one worker's reader: it decodes parquet in bursts, beside workers that hold whole CPUs."""
 
 STEPS_PER_BLOCK = 8
 

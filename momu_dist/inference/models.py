@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from momu_dist.core.catalog import STAGES
 from momu_dist.core.diffusion.guidance import ConditionalModel, as_eps
 from momu_dist.core.diffusion.schedule import NoiseSchedule
 from momu_dist.core.latents import LatentScale
@@ -90,6 +89,7 @@ def load_models(checkpoints: Sequence[str | Path], device: torch.device) -> Mode
                     f"{export.folder} and {first.folder} were trained with different {name}s; joint generation needs "
                     "two diffusion transformers over the same latents."
                 )
+    _check_same_latents(dits)
     denoising = {}
     for direction, export in dits.items():
         dit = LatentDiT(export.config.model)
@@ -106,10 +106,16 @@ def load_models(checkpoints: Sequence[str | Path], device: torch.device) -> Mode
     )
 
 
-def stage_network(export: Export) -> nn.Module:
-    """Return an untrained network of the shape that `export` holds."""
-    return (
-        LatentDiT(export.config.model)
-        if STAGES[export.stage].reads == "latents"
-        else Autoencoder(export.config.model)
-    )
+def _check_same_latents(dits: Mapping[str, Export]) -> None:
+    """Both directions must speak of the same latents: one scale a modality, one schedule."""
+    first, *others = dits.values()
+    for other in others:
+        for what, ours, theirs in (
+            ("latent_scales", first.facts["latent_scales"], other.facts["latent_scales"]),
+            ("diffusion_steps", first.config.loss.diffusion_steps, other.config.loss.diffusion_steps),
+        ):
+            if ours != theirs:
+                raise CheckpointError(
+                    f"{other.folder} and {first.folder} were trained with other {what}; joint generation needs two "
+                    "diffusion transformers with the same loss.latent_scaling, latents and loss.diffusion_steps."
+                )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import yaml
@@ -17,8 +18,7 @@ from momu_dist.core.models.autoencoder import Autoencoder
 from momu_dist.core.models.discriminator import PatchDiscriminator
 from momu_dist.core.models.dit import LatentDiT
 from momu_dist.data.feed import ShardReader
-from momu_dist.data.manifest import Manifest
-from momu_dist.errors import DataError
+from momu_dist.data.manifest import MANIFEST, Manifest
 
 _BYTES = {"weights": 4, "gradients": 4, "optimizer": 8, "ema": 4}
 # What each strategy splits among the workers; weights are fp32, bf16 is autocast.
@@ -40,14 +40,16 @@ class Size:
 
 
 def run_size(config: RunConfig) -> Size:
-    """Return the run's length; where the data is not there yet it is taken from `data.expected_clips`."""
-    try:
-        clips, counted = (
-            len(ShardReader(str(Manifest.load(config.data.root).root), "train", (), keep=1)),
-            True,
-        )
-    except DataError:
-        clips, counted = config.data.expected_clips, False
+    """Return the run's length; where the data is not there yet it is taken from `data.expected_clips`.
+
+    Data that is there but cannot be used is a DataError.
+    """
+    counted = (Path(config.data.root) / MANIFEST).is_file()
+    if counted:
+        root = Manifest.load(config.data.root).root
+        clips = len(ShardReader(str(root), "train", (), keep=1))
+    else:
+        clips = config.data.expected_clips
     per_epoch = clips / config.train.global_batch
     total = config.train.max_steps or max(1, math.ceil(config.train.epochs * per_epoch))
     return Size(clips, counted, per_epoch, total)

@@ -130,7 +130,7 @@ class Trainer:
         guilty = [clip for value, clips in named if not math.isfinite(value) for clip in clips]
         newest = self.store.latest()
         raise TrainingError(
-            f"the loss of step {step} is not finite; nothing was changed by it. Clips of that batch: {', '.join(guilty)}. "
+            f"the loss of step {step} is not finite; its step was not taken. Clips of that batch: {', '.join(guilty)}. "
             f"Last good checkpoint: {newest or 'none yet'}. Look at these clips, or lower optim.lr."
         )
 

@@ -14,9 +14,9 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from momu_dist.config.load import config_from_dict, resolved_dict
 from momu_dist.config.schema import RunConfig
 from momu_dist.data.feed import FeedSpec, make_plan, validation_rows
-from momu_dist.data.ray_pipeline import step_dataset, worker_stream
+from momu_dist.data.ray_pipeline import READER_CPUS, step_dataset, worker_stream
 from momu_dist.data.record import table_rows
-from momu_dist.errors import MomuError, TrainingError
+from momu_dist.errors import ConfigError, MomuError, TrainingError
 from momu_dist.train.checkpoint import CheckpointStore
 from momu_dist.train.folder import RunFolder
 from momu_dist.train.worker import run_worker
@@ -34,6 +34,7 @@ def run_on_ray(config: RunConfig, spec: FeedSpec, total_steps: int) -> None:
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", WORKER_START_TIMEOUT_S)
     train = config.train
     folder = RunFolder(config)
+    _check_room(config)
     use_gpu = train.device == "cuda" or (
         train.device == "auto" and ray.cluster_resources().get("GPU", 0) >= train.workers
     )
@@ -66,6 +67,18 @@ def run_on_ray(config: RunConfig, spec: FeedSpec, total_steps: int) -> None:
     failure = folder.failure()
     if failure is not None:
         raise TrainingError(failure)
+
+
+def _check_room(config: RunConfig) -> None:
+    """Ray Data gets what the workers leave; with nothing left it waits for ever instead of failing."""
+    train = config.train
+    found = ray.cluster_resources().get("CPU", 0.0)
+    needed = train.workers * (train.worker_cpus + READER_CPUS)
+    if found < needed:
+        raise ConfigError(
+            f"Ray has {found:g} CPUs, {train.workers} workers with {train.worker_cpus:g} CPUs each and their readers need "
+            f"{needed:g}; start Ray with more --num-cpus (they are logical), or lower train.workers or train.worker_cpus."
+        )
 
 
 class PlannedIngest(ray.train.DataConfig):
