@@ -1,0 +1,98 @@
+"""Training through Ray: a killed worker costs no run, bf16 trains, and a loss that is not finite ends in one sentence."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from momu_dist.config.load import load_config
+from momu_dist.config.schema import RunConfig
+from momu_dist.data.manifest import Manifest
+from momu_dist.errors import ConfigError, TrainingError
+from momu_dist.train.ray_session import ray_session
+from momu_dist.train.run import train
+
+pytestmark = pytest.mark.integration
+
+CONFIG = Path(__file__).parents[2] / "configs/demo/music_vae.yaml"
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[None]:
+    with ray_session(workers=2):
+        yield
+
+
+def make_config(prepared: Manifest, out: Path, *more: str) -> RunConfig:
+    small = ["model.ch_mult=[1, 1]", "model.num_res_blocks=1", "loss.disc_ndf=4", "data.length_s=[2.0, 2.0]"]
+    run = ["train.global_batch=4", "train.log_every=1", "train.validate_every=1000", "tracking.uri=none"]
+    return load_config(CONFIG, [f"out={out}", f"data.root={prepared.root}", *small, *run, *more])
+
+
+def steps_logged(run: Path) -> list[int]:
+    path = run / "metrics.jsonl"
+    if not path.is_file():
+        return []
+    return [entry["step"] for line in path.read_text().splitlines() if "total" in (entry := json.loads(line))]
+
+
+def kill_a_worker_after(run: Path, step: int) -> None:
+    """SIGKILL one training process of this test's own Ray once `step` was logged."""
+    while not any(logged >= step for logged in steps_logged(run)):
+        time.sleep(0.05)
+    own = psutil.Process().children(recursive=True)
+    workers = [process for process in own if "RayTrainWorker" in " ".join(process.cmdline())]
+    workers[-1].kill()
+
+
+def test_a_killed_worker_is_replaced_and_the_run_ends_as_if_nothing_was(
+    prepared: Manifest, ray: None, tmp_path: Path
+) -> None:
+    more = ("train.strategy=ddp", "train.max_steps=40", "train.checkpoint_every=4", "train.max_failures=2")
+    run = tmp_path / "music_vae"
+    killer = threading.Thread(target=kill_a_worker_after, args=(run, 9), daemon=True)
+    killer.start()
+    train(make_config(prepared, tmp_path, *more))
+    killer.join(timeout=5)
+    assert not killer.is_alive()
+    logged = steps_logged(run)
+    assert len(logged) > 40, "no step was done twice: the worker was not killed in the middle"
+    assert sorted(set(logged)) == list(range(1, 41))
+    last = {}
+    for line in (run / "metrics.jsonl").read_text().splitlines():
+        entry = json.loads(line)
+        if "total" in entry:
+            # A step that was done again computes what it computed before.
+            assert entry["total"] == pytest.approx(last.get(entry["step"], entry["total"]), abs=1e-5)
+            last[entry["step"]] = entry["total"]
+
+
+def test_bf16_under_deepspeed_stays_near_fp32(prepared: Manifest, ray: None, tmp_path: Path) -> None:
+    final = {}
+    for precision in ("fp32", "bf16"):
+        more = ("train.strategy=zero1", "train.max_steps=6", f"train.precision={precision}", f"name={precision}")
+        run = train(make_config(prepared, tmp_path, *more))
+        entries = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        final[precision] = [entry["rec"] for entry in entries if "rec" in entry]
+    assert final["bf16"] == pytest.approx(final["fp32"], rel=0.02)
+    assert final["bf16"] != final["fp32"], "bf16 computed exactly what fp32 computes: it was not used"
+
+
+def test_a_loss_that_is_not_finite_is_one_sentence_and_is_not_tried_again(
+    prepared: Manifest, ray: None, tmp_path: Path
+) -> None:
+    more = ("train.strategy=zero1", "train.max_steps=6", "optim.lr=1.0e+30", "optim.warmup_steps=0")
+    with pytest.raises(TrainingError, match=r"step \d+ is not finite; .*Clips of that batch: syn"):
+        train(make_config(prepared, tmp_path, *more))
+    assert len([step for step in steps_logged(tmp_path / "music_vae") if step == 1]) == 1
+
+
+def test_a_cluster_without_room_for_the_readers_is_refused(prepared: Manifest, ray: None, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="start Ray with more --num-cpus"):
+        train(make_config(prepared, tmp_path, "train.strategy=ddp", "train.max_steps=2", "train.worker_cpus=100"))
