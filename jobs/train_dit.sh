@@ -27,4 +27,4 @@ trap 'rm -rf "$scratch"' EXIT
 export TORCH_EXTENSIONS_DIR="$scratch" RAY_USAGE_STATS_ENABLED=0 MLFLOW_DISABLE_TELEMETRY=true
 
 source .venv/bin/activate
-python -m momu_dist.train "$@"
+python -m momu_dist.train "${@:1:2}" train.workers="${SLURM_GPUS_ON_NODE:-1}" "${@:3}"

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,10 +89,11 @@ def _prepare(options: argparse.Namespace) -> None:
         print(report(prepare(source, options.out, settings)))
         return
     from momu_dist.data.ray_pipeline import map_units
-    from momu_dist.train.ray_session import ray_session
+    from momu_dist.train.ray_session import cpus_per_core, ray_session
 
     with ray_session():
-        print(report(prepare(source, options.out, settings, runner=map_units)))
+        runner = partial(map_units, num_cpus=cpus_per_core())
+        print(report(prepare(source, options.out, settings, runner=runner)))
 
 
 def _add_generate(commands: Any) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from momu_dist.config.load import load_config
-from momu_dist.core.metrics.beats import beat_score
+from momu_dist.core.metrics.beats import TOLERANCE_S, beat_score
 from momu_dist.data.clips import first_clips
 from momu_dist.data.prepare import PrepareOptions, prepare, report
 from momu_dist.data.ray_pipeline import map_units
@@ -26,7 +26,7 @@ from momu_dist.inference.generator import Generator, Request, Sample, variations
 from momu_dist.inference.outputs import write_sample
 from momu_dist.inference.page import Page
 from momu_dist.inference.page import Sample as Card
-from momu_dist.train.ray_session import ray_session
+from momu_dist.train.ray_session import cpus_per_core, ray_session
 from momu_dist.train.run import train
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "demo"
@@ -37,6 +37,7 @@ CURVES = {
     "dit_m2a": ("val/true", "val/shuffled", "val/null"),
     "dit_a2m": ("val/true", "val/shuffled", "val/null"),
 }
+GUIDANCE = 2.0
 TASKS = {"a2m": "Motion from music", "m2a": "Music from motion", "joint": "Both at once"}
 
 
@@ -79,14 +80,22 @@ def run_demo(out: Path, smoke: bool = False) -> None:
         with clock.stage("prepare"):
             source = make_source("synthetic", n_clips=size.n_clips)
             options = PrepareOptions(shard_mb=16.0)
-            print(report(prepare(source, out / "data", options, runner=partial(map_units, num_cpus=1.0))))
+            print(
+                report(
+                    prepare(
+                        source, out / "data", options, runner=partial(map_units, num_cpus=cpus_per_core())
+                    )
+                )
+            )
         for stage in STAGES:
             with clock.stage(stage):
                 _train(stage, out, size)
     with clock.stage("generate and score"):
         summary, samples = _score(out, size)
     with clock.stage("write"):
-        cards = {task: _write(out, task, made[: size.shown]) for task, made in samples.items()}
+        cards = {
+            task: _write(out, task, made[: size.shown], summary["inputs"]) for task, made in samples.items()
+        }
     summary["seconds"] = clock.seconds
     summary["machine"] = {
         "cpus": os.cpu_count(),
@@ -129,24 +138,28 @@ def _train(stage: str, out: Path, size: DemoSize) -> None:
 def _score(out: Path, size: DemoSize) -> tuple[dict[str, Any], dict[str, list[Sample]]]:
     generator = Generator.load(out)
     clips = first_clips(out / "data", "test", size.held_out)
-    settings = EvaluationSettings(size.steps, guidance_a2m=2.0, guidance_m2a=2.0)
+    settings = EvaluationSettings(size.steps, guidance_a2m=GUIDANCE, guidance_m2a=GUIDANCE)
     scores, samples = evaluate_beats(generator, clips, settings)
-    joint = Request("joint", seconds=8.0, steps=size.steps, guidance=2.0)
+    joint = Request("joint", seconds=8.0, steps=size.steps, guidance=GUIDANCE)
     samples["joint"] = generator.generate(variations(joint, max(size.shown, 4 if size.held_out > 4 else 1)))
     together = [beat_score(s.onsets_s, s.beats_s).f1 for s in samples["joint"]]
     summary = {
         "beat_f1": scores,
+        "inputs": {"clips": [clip.clip_id for clip in clips], "weights": dict(generator.models.origins)},
         "joint": {"beats_vs_onsets_f1": sum(together) / len(together), "n": len(together)},
-        "settings": {**vars(settings), "held_out_clips": len(clips), "tolerance_s": 0.07},
+        "settings": {**vars(settings), "held_out_clips": len(clips), "tolerance_s": TOLERANCE_S},
     }
     return summary, samples
 
 
-def _write(out: Path, task: str, samples: Sequence[Sample]) -> list[Card]:
+def _write(out: Path, task: str, samples: Sequence[Sample], inputs: dict[str, Any]) -> list[Card]:
     cards = []
-    for sample in samples:
+    for i, sample in enumerate(samples):
         name = f"{task}-seed{sample.request.seed}"
-        paths = write_sample(out / "samples", name, sample, {"made_by": "momu demo"})
+        origin = {"checkpoints": [str(out)], "weights": inputs["weights"]}
+        if task != "joint":
+            origin |= {"input": inputs["clips"][i], "data": str(out / "data")}
+        paths = write_sample(out / "samples", name, sample, origin)
         relative = {kind: str(path.relative_to(out)) for kind, path in paths.items()}
         note = f"Sound: {sample.vocoder}" if sample.vocoder else "Sound: the music that was given"
         cards.append(

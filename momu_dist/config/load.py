@@ -18,6 +18,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from momu_dist.config.schema import RunConfig
 from momu_dist.core.catalog import STAGES
+from momu_dist.core.grid import MEL_RATE_HZ
+from momu_dist.core.models.autoencoder import AutoencoderConfig
+from momu_dist.core.models.dit import DiTConfig
 from momu_dist.errors import ConfigError
 
 # Fields that count something of which a run needs one; null, where it is allowed, stays allowed.
@@ -151,8 +154,36 @@ def _check_run(config: RunConfig, where: str) -> None:
         raise ConfigError(
             f"{where}: train.micro_batch {train.micro_batch} does not divide a worker's share of {share}."
         )
+    if not (math.isfinite(config.optim.clip_norm) and config.optim.clip_norm > 0):
+        raise ConfigError(f"{where}: optim.clip_norm is {config.optim.clip_norm}, expected a number above 0.")
     low, high = config.data.length_s
     if not 0 < low <= high:
         raise ConfigError(
             f"{where}: data.length_s is [{low}, {high}], expected 0 < shortest <= longest seconds."
         )
+    _check_networks(config, where, int(high * MEL_RATE_HZ / 2))
+
+
+def _check_networks(config: RunConfig, where: str, longest_latents: int) -> None:
+    model = config.model
+    if isinstance(model, AutoencoderConfig):
+        if len(model.down_layers) != 1:
+            raise ConfigError(
+                f"{where}: model.down_layers is {list(model.down_layers)}, expected one stride: two frames a latent is what "
+                "cached latents, motion and mel share."
+            )
+        if model.dropout:
+            raise ConfigError(
+                f"{where}: model.dropout is {model.dropout}, expected 0: its randomness would belong to the worker, not "
+                "to the sample."
+            )
+    if isinstance(model, DiTConfig):
+        if config.loss.diffusion_steps < 1:
+            raise ConfigError(
+                f"{where}: loss.diffusion_steps is {config.loss.diffusion_steps}, expected at least 1."
+            )
+        if model.positions == "learned" and 1 + 2 * longest_latents > model.max_len:
+            raise ConfigError(
+                f"{where}: data.length_s goes up to {longest_latents} latents, the learned positions of model.max_latents "
+                f"{model.max_latents} end at {(model.max_len - 1) // 2}; raise model.max_latents or shorten data.length_s."
+            )

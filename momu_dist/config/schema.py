@@ -18,7 +18,9 @@ class DataConfig:
         None  # folder of cached latents; default: <root>/latents/<fingerprint of weights and data>
     )
     expected_clips: int = 1524  # what --dry-run counts with where `root` is not there yet
-    shuffle_row_groups: int = 32  # row groups mixed with each other in one shuffle window
+    shuffle_row_groups: int = (
+        8  # row groups mixed in one shuffle window; each worker keeps that many in memory
+    )
     validation_clips: int = 64
 
 
@@ -56,7 +58,9 @@ class TrainConfig:
     micro_batch: int | None = None  # samples a worker takes at once; None: global_batch / workers
     epochs: float = 1.0
     max_steps: int | None = None
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["fp32", "bf16"] = (
+        "fp32"  # bf16 is autocast; weights stay fp32 (frozen nets too, under DeepSpeed)
+    )
     ema_decay: float | None = 0.999
     log_every: int = 10
     validate_every: int = 500

@@ -28,15 +28,12 @@ class PreparedClip:
 
 
 def first_clips(root: str | Path, split: str, n: int) -> list[PreparedClip]:
-    """Return up to `n` clips spread over a split, in order; an empty split falls back to the training clips.
-
-    Raises DataError where the folder holds no clips at all.
-    """
+    """Return up to `n` clips spread over a split, in order. Raises DataError for an empty split."""
     reader = ShardReader(str(root), split, _COLUMNS, keep=2)
-    if not len(reader) and split != "train":
-        return first_clips(root, "train", n)
     if not len(reader):
-        raise DataError(f"{root} holds no clips; prepare the data again.")
+        raise DataError(
+            f"split {split} of {root} holds no clips; name another split, or prepare with other fractions."
+        )
     count = min(n, len(reader))
     chosen = [PlannedSample(0, i * len(reader) // count) for i in range(count)]
     clips = []

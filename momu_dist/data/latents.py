@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,7 +131,7 @@ def encode_latents(
 
 
 class EncodeShard:
-    """Encodes one shard where it is called; the networks are loaded once a process."""
+    """Encodes one shard where it is called; a copy that travels loads the networks itself."""
 
     def __init__(self, make_encoder: Callable[[], ClipEncoder]) -> None:
         self.make_encoder = make_encoder
@@ -147,7 +149,7 @@ class EncodeShard:
         self._encoder = self._encoder or self.make_encoder()
         sums: dict[str, LatentSums] = {}
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_suffix(".writing")
+        temporary = _writing(target)
         training = Path(unit["shard"]).parts[0] == "train"
         with (
             pq.ParquetFile(Path(unit["data"]) / unit["shard"]) as file,
@@ -192,7 +194,7 @@ def _write_index(data: Manifest, root: Path) -> None:
     index = load_index(data.root)
     halved = pa.array([length // 2 for length in index["length"].to_pylist()], pa.int32())
     place = index.schema.get_field_index("length")
-    temporary = root / "index.writing"
+    temporary = _writing(root / "index.parquet")
     pq.write_table(index.set_column(place, "length", halved), temporary)
     temporary.rename(root / "index.parquet")
 
@@ -207,6 +209,11 @@ def _read_note(path: Path) -> dict[str, Any] | None:
 
 
 def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".writing")
+    temporary = _writing(path)
     temporary.write_text(text)
     temporary.rename(path)
+
+
+def _writing(path: Path) -> Path:
+    """A temporary name of this process alone: two runs may encode the same latents at once, and either result is right."""
+    return path.with_name(f".{path.name}-{socket.gethostname()}-{os.getpid()}")

@@ -22,8 +22,9 @@ def map_units(
     fn: Callable[[dict[str, Any]], dict[str, Any]],
     num_cpus: float = 1.0,
     label: str = "units",
+    num_gpus: float = 0.0,
 ) -> Iterator[dict[str, Any]]:
-    """fn(unit) for each unit, each a task of `num_cpus` logical CPUs, as they finish (in no promised order).
+    """fn(unit) for each unit, each a task of `num_cpus` logical CPUs and `num_gpus` GPUs, as they finish (in no promised order).
 
     Units and results are JSON values; `fn` is pickled with what it holds. No units give no results. Raises
     DataError if Ray has not been started; an exception of `fn` ends the job as Ray's error. `label` names
@@ -42,7 +43,9 @@ def map_units(
     one.__name__ = label
     _be_quiet()
     items = [{"unit": json.dumps(unit)} for unit in units]
-    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(one, num_cpus=num_cpus)
+    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
+        one, num_cpus=num_cpus, num_gpus=num_gpus or None
+    )
     for row in dataset.iter_rows():
         yield json.loads(row["result"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from momu_dist.data.latents import ClipEncoder, LatentManifest, UnitRunner, enco
 from momu_dist.data.manifest import Manifest
 from momu_dist.errors import CheckpointError, ConfigError
 from momu_dist.inference.export import Export, find_export
-from momu_dist.inference.models import load_vae
+from momu_dist.inference.models import load_vae, motion_stats_of
 
 Facts = dict[str, Any]
 
@@ -51,7 +52,9 @@ def open_run_latents(
     """Return the cached latents of a diffusion stage, encoding them first where there are none."""
     weights = {name: export.sha256 for name, export in exports.items()}
     make_encoder = MakeEncoder(
-        {name: str(export.folder) for name, export in exports.items()}, data.motion_stats
+        {name: str(export.folder) for name, export in exports.items()},
+        motion_stats(data, exports),
+        pick_device(config).type,
     )
 
     def encode(root: Path, fingerprint: str) -> None:
@@ -65,10 +68,10 @@ def build_task(
 ) -> Task:
     """Return the stage's task with everything frozen that it needs."""
     stage = STAGES[config.stage]
-    low, high = (2 * round(seconds * MEL_RATE_HZ / 2) for seconds in config.data.length_s)
+    low, high = (2 * int(seconds * MEL_RATE_HZ / 2) for seconds in config.data.length_s)
     music_vae = load_vae(exports["music_vae"]) if config.stage == "motion_vae" else None
     scales = None if latents is None else latents.scales(config.loss.latent_scaling)
-    inputs = TaskInputs((max(2, low), max(2, high)), data.motion_stats, music_vae, scales)
+    inputs = TaskInputs((max(2, low), max(2, high)), motion_stats(data, exports), music_vae, scales)
     return stage.task(config.model, config.loss, inputs)
 
 
@@ -84,12 +87,27 @@ def feed_spec(config: RunConfig, root: Path, columns: tuple[str, ...]) -> FeedSp
     )
 
 
-def export_facts(config: RunConfig, data: Manifest, latents: LatentManifest | None) -> Facts:
+def motion_stats(data: Manifest, exports: Mapping[str, Export]) -> MotionStats:
+    """Return the statistics that motion is normalised with: those the motion VAE knows, else those of the data."""
+    return motion_stats_of(exports["motion_vae"]) if "motion_vae" in exports else data.motion_stats
+
+
+def pick_device(config: RunConfig) -> torch.device:
+    """Return a process's device; `auto` is the GPU where there is one (under Ray the driver has decided already)."""
+    name = config.train.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def export_facts(
+    config: RunConfig, data: Manifest, exports: Mapping[str, Export], latents: LatentManifest | None
+) -> Facts:
     """Return what an export says besides its config: what the weights know of their data."""
     facts: Facts = {
         "feature_fingerprint": data.feature_fingerprint,
         "data_fingerprint": data.fingerprint,
-        "motion_stats": data.motion_stats.to_dict(),
+        "motion_stats": motion_stats(data, exports).to_dict(),
     }
     if latents is not None:
         scales = latents.scales(config.loss.latent_scaling)
@@ -100,12 +118,13 @@ def export_facts(config: RunConfig, data: Manifest, latents: LatentManifest | No
 class MakeEncoder:
     """Makes the clip encoder where it is called; holds only paths, so that it travels to any worker."""
 
-    def __init__(self, exports: dict[str, str], stats: MotionStats) -> None:
+    def __init__(self, exports: dict[str, str], stats: MotionStats, device: str) -> None:
         self.exports = exports
         self.stats = stats
+        self.device = device
 
     def __call__(self) -> ClipEncoder:
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        device = torch.device(self.device)
         vaes = {name: load_vae(find_export(folder)).to(device) for name, folder in self.exports.items()}
 
         def encode(mel: np.ndarray, motion_px: np.ndarray) -> dict[str, np.ndarray]:

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from momu_dist.errors import CheckpointError
 from momu_dist.train.engine import EngineOptions
 
 
@@ -89,4 +90,8 @@ class DeepSpeedEngine:
         self.engine.save_checkpoint(str(folder), tag=self.name, save_latest=False)
 
     def load(self, folder: Path) -> None:
-        self.engine.load_checkpoint(str(folder), tag=self.name)
+        path, _ = self.engine.load_checkpoint(str(folder), tag=self.name)
+        if path is None:
+            raise CheckpointError(
+                f"{folder} holds no complete DeepSpeed checkpoint of {self.name}; delete that folder."
+            )

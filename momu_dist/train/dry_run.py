@@ -68,15 +68,24 @@ def parameter_counts(config: RunConfig) -> dict[str, int]:
     return {name: sum(p.numel() for p in net.parameters()) for name, net in networks.items()}
 
 
-def memory_gb(config: RunConfig, parameters: int) -> dict[str, float]:
-    """Return GB a worker needs for weights, gradients, optimiser and average; activations come on top."""
+def memory_gb(config: RunConfig) -> dict[str, float]:
+    """Return GB a worker needs whatever the samples are: trained networks with their optimisers, frozen ones.
+
+    Activations come on top; they grow with the micro-batch and the length of its samples.
+    """
     sharded = _SHARDED.get(config.train.strategy, ())
+    main, *others = parameter_counts(config).values()
     ema = config.train.ema_decay is not None
     parts = {name: size for name, size in _BYTES.items() if name != "ema" or ema}
-    return {
-        name: parameters * size / (config.train.workers if name in sharded else 1) / 1e9
+    gb = {
+        name: main * size / (config.train.workers if name in sharded else 1) / 1e9
         for name, size in parts.items()
     }
+    if others:
+        gb["discriminator"] = sum(others) * 16 / 1e9
+    if config.stage == "motion_vae":
+        gb["frozen music VAE"] = main * 4 / 1e9  # as large as the motion VAE but for its first and last layer
+    return gb
 
 
 def warnings(config: RunConfig, size: Size) -> list[str]:
@@ -106,7 +115,7 @@ def report(config: RunConfig) -> str:
     share = train.global_batch // train.workers
     micro = train.micro_batch or share
     frames = config.data.length_s[1] * MEL_RATE_HZ
-    memory = memory_gb(config, next(iter(counts.values())))
+    memory = memory_gb(config)
     lines = [yaml.safe_dump(resolved_dict(config), sort_keys=False).rstrip(), ""]
     lines += [f"parameters of {name}: {count:,}" for name, count in counts.items()]
     lines += [

@@ -6,6 +6,7 @@ batch has been accumulated (as DeepSpeed does), so that the loop is the same for
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -44,7 +45,10 @@ class Engine(Protocol):
         """Add the gradient of a micro-batch's mean loss."""
 
     def step(self, lr: float) -> float | None:
-        """Clip and step when the global batch is complete; return the gradient norm then, else None."""
+        """Clip and step when the global batch is complete; return the gradient norm then, else None.
+
+        A norm that is not finite is returned for the caller to refuse; nothing of it may be stored.
+        """
 
     def local_parameters(self) -> dict[str, Tensor]:
         """Return this rank's fp32 parameters by name (under ZeRO-3: its shards), detached."""
@@ -97,12 +101,15 @@ class LocalEngine:
         self._accumulated = 0
         self._average_gradients()
         parameters = [p for p in self.net.parameters() if p.grad is not None]
-        norm = nn.utils.clip_grad_norm_(parameters, self.options.optim.clip_norm)
+        norm = float(nn.utils.clip_grad_norm_(parameters, self.options.optim.clip_norm))
+        if not math.isfinite(norm):
+            self.optimizer.zero_grad(set_to_none=True)
+            return norm  # no step: the caller refuses it, with the weights as they were
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return float(norm)
+        return norm
 
     def _average_gradients(self) -> None:
         if not dist.is_initialized() or dist.get_world_size() == 1:

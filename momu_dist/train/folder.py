@@ -63,7 +63,8 @@ class RunFolder:
 
     def fail(self, sentence: str) -> None:
         """Leave the reason why a run stopped, for the process that started it."""
-        self._failure.write_text(sentence)
+        if not self._failure.is_file():  # the first reason is the cause, later ones follow from it
+            self._failure.write_text(sentence)
 
     def failure(self) -> str | None:
         """Return the reason why the last attempt stopped, or None."""
@@ -76,6 +77,15 @@ class RunFolder:
     def keep_tracking_id(self, run_id: str) -> None:
         """Store the tracker's id of this run."""
         self._tracking.write_text(run_id)
+
+    def rewind_metrics(self, step: int) -> None:
+        """Drop what an attempt logged after `step`, the checkpoint from which the run goes on."""
+        if not self.metrics.is_file():
+            return
+        kept = [line for line in self.metrics.read_text().splitlines() if json.loads(line)["step"] <= step]
+        temporary = self.metrics.with_suffix(".writing")
+        temporary.write_text("".join(line + "\n" for line in kept))
+        temporary.rename(self.metrics)
 
     def append_metrics(self, step: int, values: dict[str, float]) -> None:
         """Add one line to metrics.jsonl."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -74,6 +75,7 @@ class Trainer:
         first = self._restore()
         if first == 0:
             self._validate(0)
+        done = first
         waiting = time.perf_counter()
         for step, rows in enumerate(self.feed.steps(first, self.total_steps), start=first):
             self._meter.wait(time.perf_counter() - waiting)
@@ -89,6 +91,7 @@ class Trainer:
             if last or (train.sample_every is not None and done % train.sample_every == 0):
                 self._sample(done)
             waiting = time.perf_counter()
+        assert done == self.total_steps, f"the data ended at step {done} of {self.total_steps}"
 
     def _train_step(self, step: int, rows: Sequence[Row]) -> None:
         config = self.config
@@ -102,12 +105,13 @@ class Trainer:
                     phase = next(phases, None)
                 if phase is None:
                     break
-                self._refuse_non_finite(step, phase.total, batch)
+                self._refuse_non_finite(step, "loss", phase.total, batch)
                 engine = self.engines[phase.network]
                 engine.backward(phase.total)
                 norm = engine.step(lr)
                 self._meter.add(phase.parts)
                 if norm is not None:
+                    self._refuse_non_finite(step, "gradient", torch.tensor(norm, device=self.device), batch)
                     self._meter.add({f"{phase.network}_grad_norm": torch.tensor(norm)})
         if self.ema is not None:
             self.ema.update(self.main.local_parameters())
@@ -117,20 +121,22 @@ class Trainer:
         seeds = [seed_of(self.config.seed, int(row["epoch"]), str(row["clip_id"])) for row in rows]
         return self.task.collate(rows, seeds).to(self.device)
 
-    def _refuse_non_finite(self, step: int, loss: Tensor, batch: Batch) -> None:
-        bad = (~torch.isfinite(loss.detach())).float()
+    def _refuse_non_finite(self, step: int, what: str, value: Tensor, batch: Batch) -> None:
+        """Raise on every rank if `value` is not finite on any, before anything of this step is stored."""
+        value = value.detach()
+        bad = (~torch.isfinite(value)).float()
         if self._world_size() > 1:
             dist.all_reduce(bad, op=dist.ReduceOp.MAX)
         if not bad.item():
             return
-        named: list[Any] = [(float(loss.detach()), batch.clip_ids)]
+        named: list[Any] = [(float(value), batch.clip_ids)]
         if self._world_size() > 1:
             named = [None] * self._world_size()
-            dist.all_gather_object(named, (float(loss.detach()), batch.clip_ids))
-        guilty = [clip for value, clips in named if not math.isfinite(value) for clip in clips]
+            dist.all_gather_object(named, (float(value), batch.clip_ids))
+        guilty = [clip for found, clips in named if not math.isfinite(found) for clip in clips]
         newest = self.store.latest()
         raise TrainingError(
-            f"the loss of step {step} is not finite; its step was not taken. Clips of that batch: {', '.join(guilty)}. "
+            f"the {what} of step {step} is not finite; the step was not taken. Clips of that batch: {', '.join(guilty)}. "
             f"Last good checkpoint: {newest or 'none yet'}. Look at these clips, or lower optim.lr."
         )
 
@@ -211,12 +217,16 @@ class Trainer:
                 f"{newest} was written with another order of samples (data, seed or train.global_batch changed); "
                 "continue with the same values, or start a new run with inputs.init_from."
             )
-        for engine in self.engines.values():
-            engine.load(newest)
-        if self.ema is not None:
-            self.ema.load_state_dict(
-                torch.load(newest / self._ema_file(), map_location="cpu", weights_only=True)
-            )
+        try:
+            for engine in self.engines.values():
+                engine.load(newest)
+            if self.ema is not None:
+                path = newest / self._ema_file()
+                self.ema.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        except (OSError, EOFError, KeyError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+            raise CheckpointError(
+                f"{newest} cannot be loaded ({type(error).__name__}: {error}); delete that folder to go on from the one before."
+            ) from error
         return int(state["step"])
 
     def _world_size(self) -> int:

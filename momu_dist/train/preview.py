@@ -20,6 +20,7 @@ from momu_dist.core.motion.kinematics import kinematic_beats
 from momu_dist.core.motion.normalise import MotionStats
 from momu_dist.core.tasks.base import motion_channels, motion_from_channels
 from momu_dist.data.clips import PreparedClip, first_clips
+from momu_dist.data.manifest import Manifest
 from momu_dist.inference.export import Export
 from momu_dist.inference.generator import Generator, Request, Sample
 from momu_dist.inference.models import DIRECTIONS, Models, denoising_of, load_vae
@@ -37,13 +38,15 @@ def write_preview(
 
     VAE stages show a reconstruction (other modality as it was), diffusion stages a sample from the clip's partner.
     """
-    clip = first_clips(config.data.root, "val", 1)[0]
+    data = Manifest.load(config.data.root)
+    clip = first_clips(data.root, "val" if data.split("val").num_rows else "train", 1)[0]
     stats = MotionStats.from_dict(facts["motion_stats"])
     if config.stage in DIRECTIONS.values():
         sample = _generate(config, weights, facts, exports, clip, stats, device)
     else:
         sample = _reconstruct(config, weights, clip, stats, device)
-    return list(write_sample(folder, config.stage, sample, {"input": clip.clip_id}).values())
+    origin = {"input": clip.clip_id, "preview_of": config.name, "weights": folder.name}
+    return list(write_sample(folder, config.stage, sample, origin).values())
 
 
 def _generate(

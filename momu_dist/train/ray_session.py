@@ -19,6 +19,17 @@ SPARE_CPUS = 4
 """Logical CPUs beyond the workers', for reading data; Ray counts them, they need not exist."""
 
 
+def cpus_per_core() -> float:
+    """Logical CPUs that one busy process should ask for, so that no more of them run than there are cores.
+
+    An own session counts more CPUs than the machine has; a cluster that was joined counts its own.
+    """
+    return _OWN_CPUS / (os.cpu_count() or 1) if _OWN_CPUS else 1.0
+
+
+_OWN_CPUS = 0
+
+
 @contextmanager
 def ray_session(workers: int = 1, cpus_per_worker: float = 1.0) -> Iterator[None]:
     """Give the body a running Ray; an own one is stopped at the end and leaves no files.
@@ -29,13 +40,14 @@ def ray_session(workers: int = 1, cpus_per_worker: float = 1.0) -> Iterator[None
     if ray.is_initialized():
         yield
         return
+    # Importing torch and DeepSpeed on a busy node takes longer than Ray Train's default minute.
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
     address = os.environ.get("RAY_ADDRESS")
     if address:
         with _joined(address):
             yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
     # Explicit, and a token of our own: Ray would write one that others can read, and say so at every start.
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
@@ -43,11 +55,12 @@ def ray_session(workers: int = 1, cpus_per_worker: float = 1.0) -> Iterator[None
     os.environ.setdefault("RAY_worker_niceness", "0")
     # Under /tmp and short: the path of Ray's sockets may not exceed 107 bytes.
     folder = tempfile.mkdtemp(prefix="momu-", dir="/tmp")
-    needed = math.ceil(workers * cpus_per_worker) + SPARE_CPUS
+    global _OWN_CPUS
+    _OWN_CPUS = max(math.ceil(workers * cpus_per_worker) + SPARE_CPUS, os.cpu_count() or 1)
     try:
         ray.init(
             address="local",
-            num_cpus=max(needed, os.cpu_count() or 1),
+            num_cpus=_OWN_CPUS,
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
@@ -56,6 +69,7 @@ def ray_session(workers: int = 1, cpus_per_worker: float = 1.0) -> Iterator[None
         yield
     finally:
         ray.shutdown()
+        _OWN_CPUS = 0
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import ray
 import ray.train
@@ -16,28 +15,22 @@ from momu_dist.config.schema import RunConfig
 from momu_dist.data.feed import FeedSpec, make_plan, validation_rows
 from momu_dist.data.ray_pipeline import READER_CPUS, step_dataset, worker_stream
 from momu_dist.data.record import table_rows
-from momu_dist.errors import ConfigError, MomuError, TrainingError
+from momu_dist.errors import ConfigError, TrainingError
 from momu_dist.train.checkpoint import CheckpointStore
 from momu_dist.train.folder import RunFolder
 from momu_dist.train.worker import run_worker
-
-WORKER_START_TIMEOUT_S = "600"
-"""Importing torch and DeepSpeed on a busy node takes longer than Ray's default minute."""
 
 
 def run_on_ray(config: RunConfig, spec: FeedSpec, total_steps: int) -> None:
     """Train `config` on its workers; Ray must be running. Failed workers are restarted from the newest checkpoint.
 
-    A MomuError of the workers (a loss that is not finite, a checkpoint that does not fit) is raised here as it was;
-    it would only happen again, so it is not retried.
+    A MomuError of the workers (a loss that is not finite, a checkpoint that does not fit) is raised here as it was; it
+    would only happen again, so the next attempt ends before it begins.
     """
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", WORKER_START_TIMEOUT_S)
     train = config.train
     folder = RunFolder(config)
     _check_room(config)
-    use_gpu = train.device == "cuda" or (
-        train.device == "auto" and ray.cluster_resources().get("GPU", 0) >= train.workers
-    )
+    use_gpu = train.device == "cuda"
     store = CheckpointStore(folder.checkpoints, train.keep_last)
     trainer = TorchTrainer(
         _worker,
@@ -60,13 +53,39 @@ def run_on_ray(config: RunConfig, spec: FeedSpec, total_steps: int) -> None:
     try:
         trainer.fit()
     except ray.train.TrainingFailedError as error:
+        _raise_failure(folder)
         raise TrainingError(
-            f"training of {config.name} failed {train.max_failures + 1} times and was given up; last cause: {_cause(error)}. "
+            f"training of {config.name} was given up (train.max_failures {train.max_failures}); last cause: {_cause(error)}. "
             f"Newest checkpoint: {store.latest() or 'none'}. Start it again with the same name to continue."
         ) from error
+    _raise_failure(folder)
+    finished = folder.finished() or {"steps": 0}
+    if finished["steps"] < total_steps:
+        raise TrainingError(
+            f"the workers of {config.name} ended without finishing; look into {folder.path / 'ray'}."
+        )
+
+
+def _raise_failure(folder: RunFolder) -> None:
     failure = folder.failure()
     if failure is not None:
         raise TrainingError(failure)
+
+
+def ray_device(config: RunConfig) -> Literal["cpu", "cuda"]:
+    """Return what `train.device` means on this cluster; `auto` takes GPUs where there are any.
+
+    Raises ConfigError where there are fewer GPUs than workers: they would share one without having been asked to.
+    """
+    train = config.train
+    if train.device != "auto":
+        return train.device
+    gpus = ray.cluster_resources().get("GPU", 0.0)
+    if 0 < gpus < train.workers:
+        raise ConfigError(
+            f"Ray has {gpus:g} GPUs for {train.workers} workers; set train.workers={int(gpus)}, or train.device=cpu."
+        )
+    return "cuda" if gpus else "cpu"
 
 
 def _check_room(config: RunConfig) -> None:
@@ -100,11 +119,12 @@ class PlannedIngest(ray.train.DataConfig):
 
 def _worker(arguments: dict[str, Any]) -> None:
     config = config_from_dict(arguments["config"], where="the driver's config")
+    if RunFolder(config).failure() is not None:
+        return  # an attempt before this one left a reason that will not go away; the driver tells it
     try:
         run_worker(config, arguments["spec"], RayFeed, arguments["total_steps"])
-    except MomuError:
-        # Left in the run folder for the driver; returning normally keeps Ray from trying the same again.
-        return
+    except TrainingError:
+        return  # raised by all ranks together and left in the run folder: nothing to tear down or to try again
 
 
 @dataclass
@@ -126,10 +146,7 @@ class RayFeed:
         step = first
         for table in shard.iter_batches(batch_size=share, batch_format="pyarrow", prefetch_batches=2):
             rows = table_rows(table)
-            if rows[0]["step"] != step:
-                raise TrainingError(
-                    f"Ray Data gave step {rows[0]['step']}, expected step {step}; the run was stopped."
-                )
+            assert rows[0]["step"] == step, f"Ray Data gave step {rows[0]['step']}, expected step {step}"
             yield rows
             step += 1
 

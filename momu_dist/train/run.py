@@ -19,6 +19,7 @@ from momu_dist.data.latents import UnitRunner, in_process
 from momu_dist.data.manifest import Manifest
 from momu_dist.errors import ConfigError
 from momu_dist.inference.export import find_export
+from momu_dist.tracking import check_uri
 from momu_dist.train.build import build_task, feed_spec, open_run_latents, required_exports
 from momu_dist.train.dry_run import run_size, warnings
 from momu_dist.train.folder import RunFolder
@@ -43,13 +44,16 @@ def train(config: RunConfig) -> Path:
     exports = required_exports(config, data)
     if config.inputs.init_from is not None:
         find_export(config.inputs.init_from, stage=config.stage)
+    check_uri(config.tracking.uri)
     folder.open(config)
     for text in warnings(config, size):
         tqdm.write(f"warning: {text}")
     local = config.train.strategy == "local"
+    if not local:
+        config = _with_ray_device(config)
     latents = None
     if STAGES[config.stage].reads == "latents":
-        latents = open_run_latents(config, data, exports, in_process if local else _ray_units())
+        latents = open_run_latents(config, data, exports, in_process if local else _ray_units(config))
     task = build_task(config, latents, data, exports)
     spec = feed_spec(config, data.root if latents is None else latents.root, task.columns)
     del task
@@ -68,10 +72,18 @@ def _run_on_ray(config: RunConfig, spec: FeedSpec, total_steps: int) -> None:
     run_on_ray(config, spec, total_steps)
 
 
-def _ray_units() -> UnitRunner:
-    from momu_dist.data.ray_pipeline import map_units
+def _with_ray_device(config: RunConfig) -> RunConfig:
+    from momu_dist.train.ray_trainer import ray_device
 
-    return lambda units, fn: map_units(units, fn, label="encode latents")
+    return replace(config, train=replace(config.train, device=ray_device(config)))
+
+
+def _ray_units(config: RunConfig) -> UnitRunner:
+    from momu_dist.data.ray_pipeline import map_units
+    from momu_dist.train.ray_session import cpus_per_core
+
+    gpus = 1.0 if config.train.device == "cuda" else 0.0
+    return lambda units, fn: map_units(units, fn, cpus_per_core(), "encode latents", gpus)
 
 
 def _absolute(config: RunConfig) -> RunConfig:
@@ -98,8 +110,14 @@ def _absolute(config: RunConfig) -> RunConfig:
         config,
         out=absolute("out", config.out) or config.out,
         data=section("data", config.data, ("root", "latents")),
+        tracking=replace(config.tracking, uri=_absolute_sqlite(config.tracking.uri)),
         inputs=section("inputs", config.inputs, ("music_vae", "motion_vae", "init_from")),
     )
+
+
+def _absolute_sqlite(uri: str) -> str:
+    path = uri.removeprefix("sqlite:///")
+    return uri if path == uri or Path(path).is_absolute() else f"sqlite:///{Path(path).absolute()}"
 
 
 @contextmanager
@@ -121,6 +139,7 @@ def _follow(name: str, metrics: Path, total_steps: int, stop: threading.Event) -
         while True:
             last_round = stop.wait(0.5)
             if metrics.is_file():
+                position = min(position, metrics.stat().st_size)  # a restart drops what it will do again
                 with metrics.open() as file:
                     file.seek(position)
                     text = file.read()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from functools import partial
@@ -21,36 +22,42 @@ from momu_dist.data.manifest import Manifest
 from momu_dist.errors import MomuError
 from momu_dist.inference.export import find_export, write_export
 from momu_dist.tracking import Tracker, open_tracker
-from momu_dist.train.build import build_task, export_facts, required_exports
+from momu_dist.train.build import build_task, export_facts, pick_device, required_exports
 from momu_dist.train.checkpoint import CheckpointStore
 from momu_dist.train.engine import DdpEngine, Engine, EngineOptions, LocalEngine
 from momu_dist.train.folder import RunFolder
 from momu_dist.train.loop import Feed, Hooks, Trainer, Weights
 from momu_dist.train.preview import write_preview
 
+logger = logging.getLogger(__name__)
+
 
 def run_worker(
     config: RunConfig, spec: FeedSpec, make_feed: Callable[[FeedSpec], Feed], total_steps: int
 ) -> None:
-    """Train `config` on this process as its rank. A MomuError is left in the run folder before it is raised."""
+    """Train `config` on this process as its rank. A MomuError of any rank is left in the run folder before it is raised."""
     rank = dist.get_rank() if dist.is_initialized() else 0
     folder = RunFolder(config)
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
-    tracker = open_tracker(
-        config.tracking.uri if rank == 0 else "none", config.tracking.experiment, folder.path
-    )
-    run_id = tracker.start(config.name, resolved_dict(config), {"stage": config.stage}, folder.tracking_id())
-    if rank == 0:
-        folder.keep_tracking_id(run_id)
     try:
-        _train(config, spec, make_feed, total_steps, folder, tracker, rank)
-    except BaseException as error:
-        if rank == 0 and isinstance(error, MomuError):
-            folder.fail(str(error))
-        tracker.finish("FAILED")
+        tracker = open_tracker(
+            config.tracking.uri if rank == 0 else "none", config.tracking.experiment, folder.path
+        )
+        run_id = tracker.start(
+            config.name, resolved_dict(config), {"stage": config.stage}, folder.tracking_id()
+        )
+        if rank == 0:
+            folder.keep_tracking_id(run_id)
+        try:
+            _train(config, spec, make_feed, total_steps, folder, tracker, rank)
+        except BaseException:
+            tracker.finish("FAILED")
+            raise
+        tracker.finish()
+    except MomuError as error:
+        folder.fail(str(error))
         raise
-    tracker.finish()
 
 
 def _train(
@@ -66,7 +73,7 @@ def _train(
     task.to(device)
     engines = build_engines(config, task, device)
     feed = make_feed(spec)
-    facts = export_facts(config, data, latents)
+    facts = export_facts(config, data, exports, latents)
     vaes = {name: export.folder for name, export in exports.items()} if latents is not None else {}
 
     def log(step: int, metrics: dict[str, float]) -> None:
@@ -78,11 +85,19 @@ def _train(
 
     def sample(step: int, weights: Weights) -> None:
         target = folder.samples / f"step-{step:09d}"
-        for path in write_preview(config, weights, facts, exports, target, device):
+        try:
+            paths = write_preview(config, weights, facts, exports, target, device)
+        except (MomuError, ArithmeticError, OSError, RuntimeError, ValueError) as error:
+            # A look at a half-trained network, or a full disk, must not end a run of days.
+            logger.warning("no preview of step %d: %s", step, error)
+            return
+        for path in paths:
             tracker.artifact(path, f"samples/step-{step:09d}")
 
     store = CheckpointStore(folder.checkpoints, config.train.keep_last)
     hooks = Hooks(log, export, sample)
+    if rank == 0:
+        folder.rewind_metrics(store.latest_step())
     trainer = Trainer(config, task, feed, engines, store, hooks, total_steps, device)
     trainer.run()
     if rank == 0:
@@ -123,11 +138,3 @@ def strategy_engine(strategy: str) -> Callable[[str, nn.Module, EngineOptions], 
     from momu_dist.train.deepspeed_engine import DeepSpeedEngine
 
     return partial(DeepSpeedEngine, int(strategy.removeprefix("zero")))
-
-
-def pick_device(config: RunConfig) -> torch.device:
-    """Return this worker's device: with `auto` the GPU it was given, else the CPU."""
-    name = config.train.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)

@@ -76,7 +76,12 @@ def test_a_killed_worker_is_replaced_and_the_run_ends_as_if_nothing_was(
 def test_bf16_under_deepspeed_stays_near_fp32(prepared: Manifest, ray: None, tmp_path: Path) -> None:
     final = {}
     for precision in ("fp32", "bf16"):
-        more = ("train.strategy=zero1", "train.max_steps=6", f"train.precision={precision}", f"name={precision}")
+        more = (
+            "train.strategy=zero1",
+            "train.max_steps=6",
+            f"train.precision={precision}",
+            f"name={precision}",
+        )
         run = train(make_config(prepared, tmp_path, *more))
         entries = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         final[precision] = [entry["rec"] for entry in entries if "rec" in entry]
@@ -93,6 +98,12 @@ def test_a_loss_that_is_not_finite_is_one_sentence_and_is_not_tried_again(
     assert len([step for step in steps_logged(tmp_path / "music_vae") if step == 1]) == 1
 
 
-def test_a_cluster_without_room_for_the_readers_is_refused(prepared: Manifest, ray: None, tmp_path: Path) -> None:
+def test_a_cluster_without_room_for_the_readers_is_refused(
+    prepared: Manifest, ray: None, tmp_path: Path
+) -> None:
     with pytest.raises(ConfigError, match="start Ray with more --num-cpus"):
-        train(make_config(prepared, tmp_path, "train.strategy=ddp", "train.max_steps=2", "train.worker_cpus=100"))
+        train(
+            make_config(
+                prepared, tmp_path, "train.strategy=ddp", "train.max_steps=2", "train.worker_cpus=100"
+            )
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -128,3 +129,16 @@ def test_bf16_is_autocast_only() -> None:
     with unit.computing():
         assert unit.module(torch.zeros(2, 4)).dtype == torch.bfloat16
     assert {p.dtype for p in unit.local_parameters().values()} == {torch.float32}
+
+
+def test_a_gradient_that_is_not_finite_moves_nothing() -> None:
+    unit = engine()
+    before = weights(unit).clone()
+    loss = sum(
+        ((p * 0).abs().sqrt().sum() for p in unit.net.parameters()), torch.zeros((), dtype=torch.float64)
+    )
+    assert torch.isfinite(loss), "the loss itself gives no sign"
+    unit.backward(loss)
+    norm = unit.step(1e-2)
+    assert norm is not None and not np.isfinite(norm)
+    assert torch.equal(weights(unit), before)
