@@ -8,7 +8,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from momu_dist.core.losses.contrast import Clip, ContrastConfig, choose_clips, contrastive_terms
+from momu_dist.core.losses.contrast import (
+    Clip,
+    ContrastConfig,
+    choose_clips,
+    contrastive_loss,
+    contrastive_terms,
+)
 from momu_dist.core.losses.vae import Reduction
 from momu_dist.core.models.autoencoder import Autoencoder, AutoencoderConfig
 from momu_dist.core.tasks.base import (
@@ -31,9 +37,7 @@ class MotionVaeLoss:
 
     kl_weight: float = 1e-5  # lambda_3
     contrast_weight: float = 1.0  # lambda_4
-    reduction: Reduction = (
-        "mean"  # beside a summed L1, in the thousands, the contrast would count for nothing
-    )
+    reduction: Reduction = "mean"  # a summed L1, in the thousands, would drown the contrast
     contrast: ContrastConfig = field(default_factory=ContrastConfig)
 
 
@@ -72,30 +76,31 @@ class MotionVaeTask:
         motion = batch["motion"]
         reconstructed = reconstruct(networks["vae"], self.model, batch, motion)
         rec, kl = vae_terms(batch, motion, reconstructed, self.loss.reduction)
-        contrast = self._contrast_terms(reconstructed[1], batch, self._clips(batch)).mean()
+        z_music, clips = self._partners(batch)
+        contrast = contrastive_loss(z_music, reconstructed[1], clips, self.loss.contrast.tau)
         total = rec + self.loss.kl_weight * kl + self.loss.contrast_weight * contrast
         yield Phase("vae", total, {"total": total, "rec": rec, "kl": kl, "contrast": contrast})
 
-    def _clips(self, batch: Batch) -> list[list[Clip]]:
-        """Each sample's clips, one a category; a latent's amplitude is the larger of its two frames'."""
+    def _partners(self, batch: Batch) -> tuple[Tensor, list[list[Clip]]]:
+        """What Eq. 3-4 set beside the means of the motion: those of the music, and each sample's clips of both.
+
+        A latent's amplitude is the larger of its two frames'.
+        """
+        with torch.no_grad():
+            z_music, _ = self.music_vae.encode(batch["mel"], batch.lengths)
         amplitude = batch["amplitude"].cpu()
         clips = []
         for seed, row, n_frames in zip(batch.seeds, amplitude, batch.lengths.tolist(), strict=True):
             per_latent = row[:n_frames].reshape(-1, 2).amax(1).numpy()
             clips.append(choose_clips(seed, per_latent, len(per_latent), self.loss.contrast))
-        return clips
-
-    def _contrast_terms(self, z_motion: Tensor, batch: Batch, clips: Sequence[Sequence[Clip]]) -> Tensor:
-        """Eq. 3-4 of each sample (B,) on the means of both encoders; 0 where it has fewer than two clips."""
-        with torch.no_grad():
-            z_music, _ = self.music_vae.encode(batch["mel"], batch.lengths)
-        return contrastive_terms(z_music, z_motion, clips, self.loss.contrast.tau)
+        return z_music, clips
 
     def validate(self, networks: Networks, batch: Batch) -> dict[str, Tensor]:
         """`rec` and `kl` per input element, and `contrast`, NaN for a sample with fewer than two categories."""
-        motion, clips = batch["motion"], self._clips(batch)
+        motion = batch["motion"]
         reconstructed = reconstruct(networks["vae"], self.model, batch, motion)
-        contrast = self._contrast_terms(reconstructed[1], batch, clips)
+        z_music, clips = self._partners(batch)
+        contrast = contrastive_terms(z_music, reconstructed[1], clips, self.loss.contrast.tau)
         alone = torch.tensor([len(chosen) < 2 for chosen in clips], device=contrast.device)
         values = reconstruction_values(batch, motion, reconstructed)
         return {**values, "contrast": contrast.masked_fill(alone, torch.nan)}
