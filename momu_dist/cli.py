@@ -115,6 +115,9 @@ def _add_generate(commands: Any) -> None:
     parser.add_argument(
         "--gamma", type=float, default=0.5, help="joint: share of steps under cross guidance (0.5)"
     )
+    parser.add_argument(
+        "--sampler", default="ddim", help="ddim, or ddpm: all steps of the schedule, not for joint (ddim)"
+    )
     parser.add_argument("-n", type=int, default=1, help="number of samples, seeds counted up from --seed")
     parser.add_argument("--out", default="runs/generated", help="folder for the files (runs/generated)")
 
@@ -131,13 +134,13 @@ def _generate(options: argparse.Namespace) -> None:
         raise ConfigError(f"-n is {options.n}, expected at least 1.")
     request = Request(
         options.task, options.seed, options.seconds, options.steps, options.guidance, options.gamma,
-        **read_inputs(options.task, options.input, options.fps),
+        options.sampler, **read_inputs(options.task, options.input, options.fps),
     )  # fmt: skip
     generator = Generator.load(*options.checkpoint)
     with tqdm(total=options.steps, desc=f"{options.task} x {options.n}", unit="step") as bar:
 
         def on_step(done: int, total: int) -> None:
-            bar.n = done
+            bar.n, bar.total = done, total
             bar.refresh()
 
         samples = generator.generate(variations(request, options.n), on_step)

@@ -1,4 +1,4 @@
-"""The names that a YAML may use."""
+"""The names that a YAML or a request may use."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from momu_dist.core.diffusion.samplers import Sampler, ddim, ddpm
 from momu_dist.core.models.autoencoder import AutoencoderConfig
 from momu_dist.core.models.dit import DiTConfig
 from momu_dist.core.tasks.base import Task, TaskInputs
@@ -30,4 +31,9 @@ STAGES: dict[str, Stage] = {
     "motion_vae": Stage(MotionVaeTask, AutoencoderConfig, MotionVaeLoss, "clips", needs=("music_vae",)),
     "dit_m2a": Stage(DitMotionToMusic, DiTConfig, DitLoss, "latents", needs=("music_vae", "motion_vae")),
     "dit_a2m": Stage(DitMusicToMotion, DiTConfig, DitLoss, "latents", needs=("music_vae", "motion_vae")),
+}
+
+SAMPLERS: dict[str, Sampler] = {
+    "ddim": ddim,
+    "ddpm": ddpm,
 }

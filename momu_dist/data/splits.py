@@ -6,8 +6,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from momu_dist.core.seeds import numpy_rng
 from momu_dist.data.record import ClipRef
 
@@ -63,8 +61,3 @@ def assign(keys: Sequence[str], fractions: tuple[float, float, float], seed: int
             of_key[smallest] = split
             free.remove(smallest)
     return [of_key[key] for key in keys]
-
-
-def sizes(assigned: Sequence[int]) -> np.ndarray:
-    """Clips in train, val, test, (3,)."""
-    return np.bincount(np.asarray(assigned, dtype=np.int64), minlength=3)

@@ -24,7 +24,6 @@ from momu_dist.config.schema import RunConfig
 from momu_dist.errors import CheckpointError
 
 FORMAT = 1
-VAES = ("music_vae", "motion_vae")
 
 
 @dataclass(frozen=True)

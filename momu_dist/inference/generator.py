@@ -15,8 +15,9 @@ from torch import Tensor
 from momu_dist.core.audio.mel import HOP, MEL_RATE_HZ, SAMPLE_RATE, log_mel
 from momu_dist.core.audio.onsets import onset_times
 from momu_dist.core.audio.vocoder import GriffinLim, Vocoder
+from momu_dist.core.catalog import SAMPLERS
 from momu_dist.core.diffusion.guidance import classifier_free, cross_guidance
-from momu_dist.core.diffusion.samplers import OnStep, ddim
+from momu_dist.core.diffusion.samplers import OnStep
 from momu_dist.core.models.autoencoder import Autoencoder
 from momu_dist.core.motion.bones import correct_bones, limb_lengths
 from momu_dist.core.motion.cleaning import grid_frames, resample_to_grid
@@ -37,6 +38,11 @@ class Request:
     """One sample to make. `a2m` needs `audio` (n,) at 16 kHz, `m2a` needs `motion_px` (T, 14, 2) at `fps`, `joint` `seconds`.
 
     `seconds` cuts a given input. The same request gives the same sample, alone or in a batch.
+
+    Motion at exactly 62.5 fps is on the mel grid (frame i at (i + 0.5) / 62.5 s, as prepared clips and our own files are;
+    no camera runs at that rate) and is kept to the bit; at any other rate frame i is at i / fps s and is resampled.
+    `sampler` is a name of `core.catalog.SAMPLERS`; `ddpm` takes all steps of the schedule, whatever `steps` says.
+    `joint` is always sampled by Algorithm 2 in DDIM steps.
     """
 
     task: Task
@@ -45,6 +51,7 @@ class Request:
     steps: int = 50
     guidance: float = 3.0
     gamma: float = 0.5
+    sampler: str = "ddim"
     audio: np.ndarray | None = None
     motion_px: np.ndarray | None = None
     fps: float = MEL_RATE_HZ
@@ -65,7 +72,11 @@ class Sample:
     def recipe(self) -> dict[str, Any]:
         """Return what is needed to make the sample again, besides its input and the weights."""
         request = self.request
-        names = ("task", "seed", "steps", "guidance") + (("gamma",) if request.task == "joint" else ())
+        names = ["task", "seed", "steps", "guidance", "sampler"]
+        if request.task == "joint":
+            names.append("gamma")
+        if request.motion_px is not None:
+            names.append("fps")
         made = {name: getattr(request, name) for name in names}
         return {**made, "seconds": len(self.motion_px) / MEL_RATE_HZ, "vocoder": self.vocoder}
 
@@ -98,7 +109,8 @@ class Generator:
         groups: dict[tuple[Any, ...], list[int]] = {}
         for i, request in enumerate(requests):
             gamma = request.gamma if request.task == "joint" else None
-            groups.setdefault((request.task, request.steps, request.guidance, gamma), []).append(i)
+            key = (request.task, request.sampler, request.steps, request.guidance, gamma)
+            groups.setdefault(key, []).append(i)
         for members in groups.values():
             # Neighbours in length share a batch, so that little is padded.
             members.sort(key=lambda i: prepared[i].n_latents)
@@ -122,6 +134,12 @@ class Generator:
             raise ConfigError(f"steps is {request.steps}, expected 1 to 1000.")
         if not math.isfinite(request.guidance):
             raise ConfigError(f"guidance is {request.guidance}, expected a finite number such as 3.")
+        if request.sampler not in SAMPLERS:
+            raise ConfigError(f"sampler is {request.sampler!r}, expected one of {', '.join(SAMPLERS)}.")
+        if request.task == "joint" and request.sampler != "ddim":
+            raise ConfigError(
+                f"sampler is {request.sampler!r} with task joint, whose algorithm takes DDIM steps; leave sampler at ddim."
+            )
         if request.task == "a2m":
             return self._from_audio(request)
         if request.task == "m2a":
@@ -166,9 +184,10 @@ class Generator:
             seconds = min(seconds, request.seconds)
         frames = grid_frames(seconds)
         _check_length(frames, "motion")
-        resampled = resample_to_grid(motion, request.fps, frames)
+        on_grid = request.fps == MEL_RATE_HZ
+        motion = motion[:frames] if on_grid else resample_to_grid(motion, request.fps, frames)
         return _Prepared(
-            request, frames, motion_px=_fit_size(resampled, self.models.motion_stats).astype(np.float32)
+            request, frames, motion_px=_fit_size(motion, self.models.motion_stats).astype(np.float32)
         )
 
     @torch.no_grad()
@@ -194,8 +213,13 @@ class Generator:
         net, request = self.models.denoising[direction], prepared[0].request
         lengths = self._lengths(prepared)
         denoiser = classifier_free(net.eps, condition, request.guidance, lengths)
-        return ddim(
-            denoiser, net.schedule, self._start(prepared, net.channels, direction), request.steps, on_step
+        return SAMPLERS[request.sampler](
+            denoiser,
+            net.schedule,
+            self._start(prepared, net.channels, direction),
+            n_steps=request.steps,
+            seeds=[p.request.seed for p in prepared],
+            on_step=on_step,
         )
 
     def _joint(self, prepared: list[_Prepared], on_step: OnStep | None) -> tuple[Tensor, Tensor]:
@@ -224,12 +248,10 @@ class Generator:
 
     def _encode(self, vae: Autoencoder, modality: str, arrays: Sequence[np.ndarray | None]) -> Tensor:
         means = []
-        for (
-            array
-        ) in arrays:  # one by one: encoding is cheap, and a sample's latents do not depend on its batch
-            mean, _ = vae.encode(
-                torch.from_numpy(np.ascontiguousarray(_known(array)))[None].to(self.models.device)
-            )
+        # One by one: encoding is cheap, and a sample's latents do not depend on its batch.
+        for array in arrays:
+            x = torch.from_numpy(np.ascontiguousarray(_known(array)))
+            mean, _ = vae.encode(x[None].to(self.models.device))
             means.append(self.models.scales[modality].normalise(mean)[0])
         longest = max(mean.shape[-1] for mean in means)
         return torch.stack([torch.nn.functional.pad(mean, (0, longest - mean.shape[-1])) for mean in means])

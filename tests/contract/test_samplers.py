@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from momu_dist.core import catalog
 from momu_dist.core.diffusion.guidance import classifier_free, cross_guidance
 from momu_dist.core.diffusion.samplers import Denoiser, ddim, ddpm
 from momu_dist.core.diffusion.schedule import NoiseSchedule
@@ -52,7 +53,16 @@ def run_cross(denoiser: Denoiser, schedule: NoiseSchedule, z_T: Tensor, seeds: l
     return cross_guidance(net, net, schedule, z_T, z_T.flip(1), n_steps=200)[0]
 
 
-SAMPLERS: dict[str, Sampler] = {"ddim": run_ddim, "ddpm": ddpm, "guided": run_guided, "cross": run_cross}
+def run_ddpm(denoiser: Denoiser, schedule: NoiseSchedule, z_T: Tensor, seeds: list[int]) -> Tensor:
+    return ddpm(denoiser, schedule, z_T, seeds=seeds)
+
+
+SAMPLERS: dict[str, Sampler] = {
+    "ddim": run_ddim,
+    "ddpm": run_ddpm,
+    "guided": run_guided,
+    "cross": run_cross,
+}
 
 
 @pytest.fixture(scope="module")
@@ -103,12 +113,37 @@ def test_the_start_is_left_alone_and_an_empty_batch_is_empty(
     assert sampler(Gaussian(schedule), schedule, z_T[:0], []).shape == (0, CHANNELS, 4)
 
 
+def test_every_sampler_of_the_catalog_is_held_to_these_promises() -> None:
+    assert set(catalog.SAMPLERS) <= set(SAMPLERS)
+
+
+@pytest.mark.parametrize("name", catalog.SAMPLERS)
+def test_samplers_of_the_catalog_are_called_alike(name: str, schedule: NoiseSchedule) -> None:
+    run = catalog.SAMPLERS[name]
+    told: list[tuple[int, int]] = []
+    z_0 = run(
+        Gaussian(schedule), schedule, start([1, 2], 3), n_steps=50, seeds=[1, 2],
+        on_step=lambda done, total: told.append((done, total)),
+    )  # fmt: skip
+    assert z_0.shape == (2, CHANNELS, 3) and told[-1][0] == told[-1][1] == len(told)
+
+
+def test_ddpm_takes_all_steps_whatever_it_is_told(schedule: NoiseSchedule) -> None:
+    few, all_of_them = (
+        ddpm(Gaussian(schedule), schedule, start([1], 3), n_steps=n, seeds=[1]) for n in (2, None)
+    )
+    assert torch.equal(few, all_of_them)
+
+
 def test_ddim_error_is_of_first_order(schedule: NoiseSchedule) -> None:
     """Against the exact flow from the step each run starts at: half the step, half the error."""
     z_T = torch.linspace(-2, 2, 9, dtype=torch.float64).view(1, 1, 9)
     counts = [20, 40, 100, 200]
     errors = [
-        (ddim(Gaussian(schedule), schedule, z_T, n) - _exact_flow(schedule, z_T, schedule.ddim_steps(n)[-1]))
+        (
+            ddim(Gaussian(schedule), schedule, z_T, n_steps=n)
+            - _exact_flow(schedule, z_T, schedule.ddim_steps(n)[-1])
+        )
         .abs()
         .max()
         .item()
@@ -120,13 +155,13 @@ def test_ddim_error_is_of_first_order(schedule: NoiseSchedule) -> None:
 
 def test_ddpm_asks_for_one_seed_a_sample(schedule: NoiseSchedule) -> None:
     with pytest.raises(ValueError, match="1 seeds for 2 samples"):
-        ddpm(Gaussian(schedule), schedule, torch.zeros(2, 1, 4), [1])
+        ddpm(Gaussian(schedule), schedule, torch.zeros(2, 1, 4), seeds=[1])
 
 
 def test_progress_is_reported_for_every_step(schedule: NoiseSchedule) -> None:
     seen: list[tuple[int, int]] = []
-    ddim(Gaussian(schedule), schedule, start([1], 2), 4, on_step=lambda i, n: seen.append((i, n)))
-    ddpm(Gaussian(schedule), schedule, start([1], 2), [1], on_step=lambda i, n: seen.append((i, n)))
+    ddim(Gaussian(schedule), schedule, start([1], 2), n_steps=4, on_step=lambda i, n: seen.append((i, n)))
+    ddpm(Gaussian(schedule), schedule, start([1], 2), seeds=[1], on_step=lambda i, n: seen.append((i, n)))
     assert seen == [(i, 4) for i in range(1, 5)] + [(i, 1000) for i in range(1, 1001)]
 
 

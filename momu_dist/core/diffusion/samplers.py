@@ -1,8 +1,12 @@
-"""Samplers: functions from a denoiser, a schedule and a start to a latent; they own no weights."""
+"""Samplers: functions from a denoiser, a schedule and a start to a latent; they own no weights.
+
+All are called alike (`Sampler`); a line in `momu_dist.core.catalog.SAMPLERS` gives one a name.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,15 +21,36 @@ OnStep = Callable[[int, int], None]
 """Called after each step with (steps done, steps in all): for progress bars."""
 
 
+class Sampler(Protocol):
+    """z_0 (B, C, L) from the noise `z_T`, in `n_steps` steps; what is random about sample i comes from seeds[i]."""
+
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        schedule: NoiseSchedule,
+        z_T: Tensor,
+        *,
+        n_steps: int,
+        seeds: Sequence[int],
+        on_step: OnStep | None = None,
+    ) -> Tensor: ...
+
+
 @torch.no_grad()
 def ddim(
-    denoiser: Denoiser, schedule: NoiseSchedule, z_T: Tensor, n_steps: int, on_step: OnStep | None = None
+    denoiser: Denoiser,
+    schedule: NoiseSchedule,
+    z_T: Tensor,
+    *,
+    n_steps: int,
+    seeds: Sequence[int] = (),
+    on_step: OnStep | None = None,
 ) -> Tensor:
     """z_0 (B, C, L) from the noise `z_T` (B, C, L) in `n_steps` deterministic steps (DDIM, eta 0).
 
     As in LDM the last step ends at alpha_bar[0], not at 1, so a trace of the predicted noise (variance
-    8.5e-4) remains. An empty batch gives an empty batch. Raises ConfigError for a number of steps that the
-    schedule does not have.
+    8.5e-4) remains. Draws nothing, so `seeds` play no part. An empty batch gives an empty batch. Raises
+    ConfigError for a number of steps that the schedule does not have.
     """
     z = z_T
     for done, (t, t_prev) in enumerate(descending(schedule.ddim_steps(n_steps)), start=1):
@@ -40,10 +65,12 @@ def ddpm(
     denoiser: Denoiser,
     schedule: NoiseSchedule,
     z_T: Tensor,
+    *,
     seeds: Sequence[int],
+    n_steps: int | None = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
-    """z_0 (B, C, L) from the noise `z_T` by all T ancestral steps (Eq. 8 and 9).
+    """z_0 (B, C, L) from the noise `z_T` by all T ancestral steps (Eq. 8 and 9), whatever `n_steps` says.
 
     The noise of sample i at step t is drawn from (seeds[i], "ddpm-<t>") alone, time first, so neither the
     batch nor the padded length changes a sample.

@@ -88,7 +88,12 @@ def info_nce(c_a: Tensor, c_m: Tensor, tau: float) -> Tensor:
 
 
 def contrastive_loss(z_a: Tensor, z_m: Tensor, clips: Sequence[Sequence[Clip]], tau: float = 0.07) -> Tensor:
-    """Eq. 4 averaged over the batch: a scalar from latents `z_a`, `z_m` (B, d, L) and each sample's `choose_clips`.
+    """Eq. 4 averaged over the batch: a scalar, the mean of `contrastive_terms`."""
+    return contrastive_terms(z_a, z_m, clips, tau).mean()
+
+
+def contrastive_terms(z_a: Tensor, z_m: Tensor, clips: Sequence[Sequence[Clip]], tau: float = 0.07) -> Tensor:
+    """Eq. 4 of each sample (B,) from latents `z_a`, `z_m` (B, d, L) and each sample's `choose_clips`.
 
     A sample with fewer than two clips has no negative and counts as 0 (with its gradient graph, so that every worker
     runs the same backward pass).
@@ -99,4 +104,4 @@ def contrastive_loss(z_a: Tensor, z_m: Tensor, clips: Sequence[Sequence[Clip]], 
             losses.append(0.0 * (a[:, :1].float().sum() + m[:, :1].float().sum()))
         else:
             losses.append(info_nce(clip_features(a, chosen), clip_features(m, chosen), tau))
-    return torch.stack(losses).mean()
+    return torch.stack(losses)

@@ -8,8 +8,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from momu_dist.core.losses.contrast import ContrastConfig, choose_clips, contrastive_loss
-from momu_dist.core.losses.vae import kl_loss, l1_reconstruction
+from momu_dist.core.losses.contrast import (
+    Clip,
+    ContrastConfig,
+    choose_clips,
+    contrastive_loss,
+    contrastive_terms,
+)
+from momu_dist.core.losses.vae import Reduction
 from momu_dist.core.models.autoencoder import Autoencoder, AutoencoderConfig
 from momu_dist.core.tasks.base import (
     Batch,
@@ -22,15 +28,16 @@ from momu_dist.core.tasks.base import (
     motion_channels,
     required,
 )
-from momu_dist.core.tasks.music_vae import latent_noise, reconstruction_values
+from momu_dist.core.tasks.music_vae import reconstruct, reconstruction_values, vae_terms
 
 
 @dataclass(frozen=True)
 class MotionVaeLoss:
-    """Weights of Eq. 11 and the choices of Eq. 3-4."""
+    """Weights of Eq. 11, how L1 and KL are reduced (see `core.losses.vae`), and the choices of Eq. 3-4."""
 
     kl_weight: float = 1e-5  # lambda_3
     contrast_weight: float = 1.0  # lambda_4
+    reduction: Reduction = "mean"  # a summed L1, in the thousands, would drown the contrast
     contrast: ContrastConfig = field(default_factory=ContrastConfig)
 
 
@@ -67,16 +74,18 @@ class MotionVaeTask:
 
     def phases(self, networks: Networks, batch: Batch, progress: float) -> Iterator[Phase]:
         motion = batch["motion"]
-        noise = latent_noise(self.model, batch).to(motion)
-        reconstruction, mean, logvar = networks["vae"](motion, noise, batch.lengths)
-        rec = l1_reconstruction(motion, reconstruction, batch.lengths)
-        kl = kl_loss(mean, logvar, batch.lengths // 2, n_elements=batch.lengths * motion.shape[1])
-        contrast = self._contrast(mean, batch)
+        reconstructed = reconstruct(networks["vae"], self.model, batch, motion)
+        rec, kl = vae_terms(batch, motion, reconstructed, self.loss.reduction)
+        z_music, clips = self._partners(batch)
+        contrast = contrastive_loss(z_music, reconstructed[1], clips, self.loss.contrast.tau)
         total = rec + self.loss.kl_weight * kl + self.loss.contrast_weight * contrast
         yield Phase("vae", total, {"total": total, "rec": rec, "kl": kl, "contrast": contrast})
 
-    def _contrast(self, z_motion: Tensor, batch: Batch) -> Tensor:
-        """Eq. 3-4 on the means of both encoders; a latent's amplitude is the larger of its two frames'."""
+    def _partners(self, batch: Batch) -> tuple[Tensor, list[list[Clip]]]:
+        """What Eq. 3-4 set beside the means of the motion: those of the music, and each sample's clips of both.
+
+        A latent's amplitude is the larger of its two frames'.
+        """
         with torch.no_grad():
             z_music, _ = self.music_vae.encode(batch["mel"], batch.lengths)
         amplitude = batch["amplitude"].cpu()
@@ -84,7 +93,14 @@ class MotionVaeTask:
         for seed, row, n_frames in zip(batch.seeds, amplitude, batch.lengths.tolist(), strict=True):
             per_latent = row[:n_frames].reshape(-1, 2).amax(1).numpy()
             clips.append(choose_clips(seed, per_latent, len(per_latent), self.loss.contrast))
-        return contrastive_loss(z_music, z_motion, clips, self.loss.contrast.tau)
+        return z_music, clips
 
     def validate(self, networks: Networks, batch: Batch) -> dict[str, Tensor]:
-        return reconstruction_values(networks["vae"], self.model, batch, batch["motion"])
+        """`rec` and `kl` per input element, and `contrast`, NaN for a sample with fewer than two categories."""
+        motion = batch["motion"]
+        reconstructed = reconstruct(networks["vae"], self.model, batch, motion)
+        z_music, clips = self._partners(batch)
+        contrast = contrastive_terms(z_music, reconstructed[1], clips, self.loss.contrast.tau)
+        alone = torch.tensor([len(chosen) < 2 for chosen in clips], device=contrast.device)
+        values = reconstruction_values(batch, motion, reconstructed)
+        return {**values, "contrast": contrast.masked_fill(alone, torch.nan)}

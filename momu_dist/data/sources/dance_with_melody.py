@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +22,8 @@ from momu_dist.core.motion.skeleton import N_JOINTS
 from momu_dist.data.audio_io import read_audio
 from momu_dist.data.record import ClipRef, Record, cut
 from momu_dist.errors import ClipError, DataError
+
+_log = logging.getLogger(__name__)
 
 NOMINAL_FPS = 25.0
 SAMPLE_RATE = 16000
@@ -53,8 +57,8 @@ class DanceWithMelody:
     """The dances under `root`, each projected from every azimuth of `azimuths` (degrees about the vertical).
 
     All views of all dances to the same song form one group (dance type + hash of the song's file): a view of
-    a test dance is never trained on. Folders that lack a file are skipped and named in `skipped`. A person
-    is about 200 px tall.
+    a test dance is never trained on. Folders that lack a file are skipped, and a warning names them. A dance
+    with a damaged file is listed, and `load` refuses it. A person is about 200 px tall.
     """
 
     name = "dance_with_melody"
@@ -67,33 +71,41 @@ class DanceWithMelody:
         self.root = None if root is None else Path(root)
         self.azimuths = [float(angle) for angle in azimuths]
         self.options: dict[str, Any] = {"azimuths": self.azimuths}
-        self.skipped: list[str] = []
 
     def refs(self) -> list[ClipRef]:
-        """One ref a dance and azimuth, over the whole dance, sorted by name; fills `skipped`."""
+        """One ref a dance and azimuth, over the whole dance, sorted by name.
+
+        The end of a dance whose config.json cannot be read is not known; one whose song cannot be read is a group of
+        its own.
+        """
         if self.root is None or not self.root.is_dir():
             raise DataError(f"dance_with_melody: no folder {self.root}; {WHERE}.")
         folders = sorted(path for path in self.root.glob("DANCE_*") if path.is_dir())
         complete = [path for path in folders if all((path / name).is_file() for name in FILES)]
-        self.skipped = [path.name for path in folders if path not in complete]
+        skipped = [path.name for path in folders if path not in complete]
         if not complete:
             raise DataError(
                 f"dance_with_melody: {self.root} has {len(folders)} DANCE_* folders and none with all of "
                 f"{', '.join(FILES)}; {WHERE}."
             )
+        if skipped:
+            _log.warning(
+                "dance_with_melody: %d of %d folders skipped, since they lack one of %s: %s",
+                len(skipped), len(folders), ", ".join(FILES), ", ".join(skipped),
+            )  # fmt: skip
         refs = []
         for path in complete:
-            start, end = _span_frames(path)
-            kind = path.name.split("_")[1]
-            song = hashlib.blake2b((path / "audio.mp3").read_bytes(), digest_size=4).hexdigest()
-            length_s = (end - start) / NOMINAL_FPS
+            kind, song, length_s = path.name.split("_")[1], _song_id(path), _length_s(path)
             for angle in self.azimuths:
                 locator = {"folder": path.name, "azimuth": repr(angle)}
                 refs.append(ClipRef(f"{path.name}_az{angle:g}", f"{kind}_{song}", 0.0, length_s, locator))
         return refs
 
     def load(self, ref: ClipRef) -> Record:
-        """The part of the dance that `ref` names, seen from its azimuth, with its part of the song."""
+        """The part of the dance that `ref` names, seen from its azimuth, with its part of the song.
+
+        Raises ClipError if one of its files cannot be read or holds something else.
+        """
         assert self.root is not None, "refs come from refs(), which checks the root"
         path = self.root / ref.locator["folder"]
         dance = _read_dance(path)
@@ -127,14 +139,36 @@ def project(joints: np.ndarray, azimuth_deg: float) -> np.ndarray:
 
 
 def _span_frames(path: Path) -> tuple[float, float]:
-    """start_position and end_position of config.json, frames at 25 a second of the song."""
+    """start_position and end_position of config.json, frames at 25 a second of the song; the end comes later."""
     try:
         config = json.loads((path / "config.json").read_text())
-        return float(config["start_position"]), float(config["end_position"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path / 'config.json'}: expected start_position and end_position, found {error!r}; {WHERE}."
+        start, end = float(config["start_position"]), float(config["end_position"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ClipError(
+            f"config.json cannot be read: no start_position and end_position ({error!r})"
         ) from error
+    if not (math.isfinite(start) and math.isfinite(end) and end > start >= 0):
+        raise ClipError(
+            f"config.json: the dance lasts from frame {start:g} to {end:g}, expected 0 <= start < end"
+        )
+    return start, end
+
+
+def _length_s(path: Path) -> float | None:
+    """The length of a folder's dance, None where config.json does not tell it."""
+    try:
+        start, end = _span_frames(path)
+    except ClipError:
+        return None
+    return (end - start) / NOMINAL_FPS
+
+
+def _song_id(path: Path) -> str:
+    """A hash of a folder's song, the folder's name where the song cannot be read."""
+    try:
+        return hashlib.blake2b((path / "audio.mp3").read_bytes(), digest_size=4).hexdigest()
+    except OSError:
+        return path.name
 
 
 @lru_cache(maxsize=2)
@@ -144,15 +178,15 @@ def _read_dance(path: Path) -> Dance:
         content = json.loads((path / "skeletons.json").read_text())
         skeletons = np.asarray(content["skeletons"], dtype=np.float64)
         centre = np.asarray(content["center"], dtype=np.float64)
-    except (ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ClipError(f"skeletons.json cannot be read ({error})") from error
     if skeletons.ndim != 3 or skeletons.shape[1:] != (23, 3) or centre.shape != (len(skeletons), 3):
         raise ClipError(
             f"skeletons.json holds shapes {skeletons.shape}, {centre.shape}; expected (T,23,3), (T,3)"
         )
     start, end = _span_frames(path)
-    if len(skeletons) == 0 or end <= start:
-        raise ClipError(f"zero length: {len(skeletons)} frames between positions {start:g} and {end:g}")
+    if len(skeletons) == 0:
+        raise ClipError("zero length: skeletons.json holds no frames")
     world = skeletons + centre[:, None]
     joints = np.stack([world[:, list(parts)].mean(axis=1) for parts in JOINTS_OF_14], axis=1)
     assert joints.shape[1] == N_JOINTS
@@ -164,4 +198,7 @@ def _read_dance(path: Path) -> Dance:
 @lru_cache(maxsize=2)
 def _read_song(path: Path) -> np.ndarray:
     """The whole song (n,) at 16 kHz; decoded once for all views and windows of a dance."""
-    return read_audio(path, SAMPLE_RATE)
+    try:
+        return read_audio(path, SAMPLE_RATE)
+    except (OSError, DataError) as error:
+        raise ClipError(f"the song cannot be read ({error})") from error

@@ -7,9 +7,12 @@ from math import ceil
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 
+from momu_dist.data.manifest import REJECTED
+from momu_dist.data.prepare import PrepareOptions, prepare
 from momu_dist.data.sources.dance_with_melody import DanceWithMelody, project
 from momu_dist.errors import ClipError, DataError
 
@@ -44,11 +47,15 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_views_and_dances_to_one_song_share_a_group_and_incomplete_folders_are_named(tree: Path) -> None:
+def test_views_and_dances_to_one_song_share_a_group_and_incomplete_folders_are_named(
+    tree: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     source = DanceWithMelody(tree, azimuths=[0, 90])
     refs = source.refs()
     assert [ref.clip_id for ref in refs[:2]] == ["DANCE_C_1_az0", "DANCE_C_1_az90"]
-    assert len(refs) == 6 and source.skipped == ["DANCE_T_1"]
+    assert len(refs) == 6
+    (told,) = caplog.messages
+    assert "1 of 4 folders skipped" in told and told.endswith(": DANCE_T_1")
     groups = {ref.locator["folder"]: ref.group_id for ref in refs}
     assert groups["DANCE_W_1"] == groups["DANCE_W_2"] != groups["DANCE_C_1"]
     assert refs[0].end_s == pytest.approx((END - START) / 25)
@@ -101,6 +108,60 @@ def test_a_damaged_skeleton_file_is_the_clip_s_fault(tree: Path) -> None:
     path.write_text(path.read_text()[:1000])
     with pytest.raises(ClipError, match=r"skeletons.json cannot be read"):
         source.load(ref)
+
+
+CONFIGS = {
+    "torn": '{"start_pos',
+    "not an object": "[]",
+    "no end": '{"start_position": 50}',
+    "no number": '{"start_position": 50, "end_position": null}',
+    "not finite": '{"start_position": 50, "end_position": NaN}',
+    "backwards": '{"start_position": 152, "end_position": 50}',
+}
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_a_damaged_config_is_the_clip_s_fault(tree: Path, kind: str) -> None:
+    source = DanceWithMelody(tree, azimuths=[0])
+    before = {ref.clip_id: ref.group_id for ref in source.refs()}
+    (tree / "DANCE_C_1" / "config.json").write_text(CONFIGS[kind])
+    refs = source.refs()
+    assert {ref.clip_id: ref.group_id for ref in refs} == before
+    assert refs[0].end_s is None and refs[1].end_s is not None
+    with pytest.raises(ClipError, match=r"config\.json"):
+        source.load(refs[0])
+    source.load(refs[1])
+
+
+@pytest.mark.parametrize("kind", ["empty", "torn", "unreadable"])
+def test_a_damaged_song_is_the_clip_s_fault(tree: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = DanceWithMelody(tree, azimuths=[0, 90])
+    song = tree / "DANCE_C_1" / "audio.mp3"
+    if kind == "unreadable":
+        read = Path.read_bytes
+
+        def refuse(path: Path) -> bytes:
+            if path == song:
+                raise OSError("Input/output error")
+            return read(path)
+
+        monkeypatch.setattr(Path, "read_bytes", refuse)
+    else:
+        song.write_bytes(b"" if kind == "empty" else song.read_bytes()[:30])
+    refs = source.refs()
+    assert source.refs() == refs and len(refs) == 6
+    assert refs[0].group_id == refs[1].group_id not in {ref.group_id for ref in refs[2:]}
+    with pytest.raises(ClipError, match="the song cannot be read"):
+        source.load(refs[0])
+
+
+def test_a_damaged_dance_is_rejected_and_the_rest_prepared(tree: Path, tmp_path: Path) -> None:
+    (tree / "DANCE_C_1" / "config.json").write_text("{")
+    options = PrepareOptions(max_rejected=0.5)
+    manifest = prepare(DanceWithMelody(tree, azimuths=[0]), tmp_path / "out", options, progress=False)
+    assert sum(size["clips"] for size in manifest.content["splits"].values()) == 2
+    (rejected,) = pq.read_table(tmp_path / "out" / REJECTED).to_pylist()
+    assert rejected["clip_id"] == "DANCE_C_1_az0" and "config.json" in rejected["reason"]
 
 
 def test_a_person_upside_down_is_refused() -> None:

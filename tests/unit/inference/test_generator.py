@@ -11,11 +11,14 @@ import pytest
 import torch
 
 from momu_dist.core.audio.mel import HOP, MEL_RATE_HZ, SAMPLE_RATE
-from momu_dist.core.motion.cleaning import grid_frames
+from momu_dist.core.diffusion.schedule import NoiseSchedule
+from momu_dist.core.motion.cleaning import grid_frames, resample_to_grid
 from momu_dist.data.clips import PreparedClip, first_clips
 from momu_dist.data.manifest import Manifest
 from momu_dist.errors import CheckpointError, ConfigError, DataError, MomuError
 from momu_dist.inference.generator import Generator, Request, Sample, variations
+from momu_dist.inference.inputs import read_inputs
+from momu_dist.inference.motion_io import save_motion_npz, write_openpose_json
 
 TASKS = ("a2m", "m2a", "joint")
 STEPS = 4
@@ -70,8 +73,66 @@ def test_what_was_given_is_kept(generator: Generator, clips: list[PreparedClip])
     whole = len(clips[0].motion_px)
     (played,) = generator.generate(request_of("m2a", clips, seconds=None))
     assert len(played.motion_px) == whole and played.vocoder == generator.vocoder.name
-    # The motion came on the mel grid; it is resampled from its own rate, so only the ends are left as they were.
-    assert np.abs(played.motion_px - clips[0].motion_px).mean() < 5.0
+    np.testing.assert_array_equal(played.motion_px, clips[0].motion_px)
+    (cut,) = generator.generate(request_of("m2a", clips, seconds=1.5))
+    np.testing.assert_array_equal(cut.motion_px, clips[0].motion_px[: grid_frames(1.5)])
+
+
+@pytest.mark.parametrize("suffix", ["npz", "json"])
+def test_our_own_files_come_back_as_they_were_written(
+    generator: Generator, clips: list[PreparedClip], tmp_path: Path, suffix: str
+) -> None:
+    path = tmp_path / f"motion.{suffix}"
+    motion = clips[0].motion_px.astype(np.float64).round(2)  # what the JSON holds
+    (save_motion_npz if suffix == "npz" else write_openpose_json)(path, motion, MEL_RATE_HZ)
+    (played,) = generator.generate(Request("m2a", steps=1, **read_inputs("m2a", path)))
+    np.testing.assert_array_equal(played.motion_px, motion.astype(np.float32))
+
+
+def test_motion_at_a_cameras_rate_is_brought_to_the_grid(
+    generator: Generator, clips: list[PreparedClip]
+) -> None:
+    """At any other rate, frame i lies at i / fps, as a camera's do."""
+    motion = clips[0].motion_px[:120]
+    (sample,) = generator.generate(request_of("m2a", clips, motion_px=motion, fps=60.0, seconds=None))
+    expected = resample_to_grid(motion, 60.0, grid_frames(2.0))
+    np.testing.assert_array_equal(sample.motion_px, expected.astype(np.float32))
+    assert sample.recipe()["fps"] == 60.0
+
+
+def test_the_recipe_tells_the_sampler_and_the_rate_of_given_motion(
+    generator: Generator, clips: list[PreparedClip]
+) -> None:
+    recipes = {task: generator.generate(request_of(task, clips))[0].recipe() for task in TASKS}
+    assert {recipe["sampler"] for recipe in recipes.values()} == {"ddim"}
+    assert recipes["m2a"]["fps"] == MEL_RATE_HZ and not any("fps" in recipes[t] for t in ("a2m", "joint"))
+
+
+@pytest.mark.parametrize("task", ["a2m", "m2a"])
+def test_ddpm_takes_every_step_of_the_schedule_alone_as_in_company(
+    generator: Generator, clips: list[PreparedClip], task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = replace(generator.models.denoising[task], schedule=NoiseSchedule.linear(30, 0.01, 0.3))
+    monkeypatch.setitem(generator.models.denoising, task, net)  # type: ignore[arg-type]
+    requests = [request_of(task, clips, i, sampler="ddpm") for i in range(2)]
+    told: list[tuple[int, int]] = []
+    together = generator.generate(
+        [*requests, request_of(task, clips)], lambda done, total: told.append((done, total))
+    )
+    assert told == [(k, 30) for k in range(1, 31)] + [(k, STEPS) for k in range(1, STEPS + 1)]
+    made = "mel" if task == "m2a" else "motion_px"
+    for request, sample in zip(requests, together, strict=False):
+        assert_same(generator.generate(request)[0], sample, atol=1e-3)
+        assert sample.recipe()["sampler"] == "ddpm"
+    assert np.abs(getattr(together[0], made) - getattr(together[2], made)).max() > 1e-2
+
+
+def test_a_sampler_that_does_not_fit(generator: Generator, clips: list[PreparedClip]) -> None:
+    for task in TASKS:
+        with pytest.raises(ConfigError, match=r"sampler is 'euler', expected one of ddim, ddpm\."):
+            generator.generate(request_of(task, clips, sampler="euler"))
+    with pytest.raises(ConfigError, match="sampler is 'ddpm' with task joint"):
+        generator.generate(request_of("joint", clips, sampler="ddpm"))
 
 
 @pytest.mark.parametrize("task", TASKS)

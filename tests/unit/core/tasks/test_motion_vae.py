@@ -76,7 +76,38 @@ def test_the_contrast_moves_the_motion_encoder(make_stage: Callable[..., Any]) -
     assert not torch.allclose(gradient(0.0), gradient(1.0))
 
 
-def test_validation_reports_reconstruction_and_kl(stage: Any) -> None:
+def test_validation_reports_the_terms_of_the_loss_by_sample(stage: Any) -> None:
+    rows = stage.rows((96, 60))
     with torch.no_grad():
-        values = stage.task.validate(stage.networks, stage.task.collate(stage.rows((96, 60)), SEEDS))
-    assert set(values) == {"rec", "kl"}
+        values = stage.task.validate(stage.networks, stage.task.collate(rows, SEEDS))
+        parts = phase_of(stage, rows).parts
+    assert set(values) == {"rec", "kl", "contrast"}
+    for name, value in values.items():
+        assert value.shape == (2,) and len(set(value.tolist())) == 2
+        assert value.mean().item() == pytest.approx(parts[name].item(), rel=1e-5)
+
+
+def test_validation_has_no_contrast_where_there_is_one_category(stage: Any) -> None:
+    rows = stage.rows((96, 60))
+    rows[0]["amplitude"] = np.full(len(rows[0]["amplitude"]), 0.5, np.float32)
+    with torch.no_grad():
+        values = stage.task.validate(stage.networks, stage.task.collate(rows, SEEDS))
+        contrast = phase_of(stage, rows).parts["contrast"]
+    assert values["contrast"].isnan().tolist() == [True, False]
+    assert values["contrast"][1].item() == pytest.approx(2 * contrast.item(), rel=1e-5)
+
+
+def test_sum_reduction_counts_every_element(make_stage: Callable[..., Any]) -> None:
+    means, sums = (
+        make_stage("motion_vae", MotionVaeLoss(reduction=r, contrast=ContrastConfig(clip_latents=(4, 8))))
+        for r in ("mean", "sum")
+    )
+    rows = means.rows((60,))
+    mean, total = (
+        next(iter(stage.task.phases(stage.networks, stage.task.collate(rows, SEEDS[:1]), 0.0))).parts
+        for stage in (means, sums)
+    )
+    n_elements = int(means.task.collate(rows, SEEDS[:1]).lengths) * 28
+    for name in ("rec", "kl"):
+        assert total[name].item() == pytest.approx(n_elements * mean[name].item(), rel=1e-4)
+    assert total["contrast"].item() == pytest.approx(mean["contrast"].item())

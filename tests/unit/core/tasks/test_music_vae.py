@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from momu_dist.core.losses.vae import kl_loss, l1_reconstruction
-from momu_dist.core.tasks.music_vae import MusicVaeLoss, latent_noise
+from momu_dist.core.tasks.music_vae import MusicVaeLoss, latent_noise, reconstruct
 
 LOSS = MusicVaeLoss(kl_weight=0.1, gan_weight=0.5, gan_start=0.25, disc_ndf=4, disc_norm="group")
 
@@ -85,3 +86,24 @@ def test_validation_reports_reconstruction_and_kl(stage: Any, batch: Any) -> Non
     assert set(values) == {"rec", "kl"} and all(value.shape == (2,) for value in values.values())
     for name, value in values.items():
         assert float(value.mean()) == pytest.approx(float(phase.parts[name]), rel=1e-5)
+
+
+def test_sum_reduction_is_the_references(make_stage: Callable[..., Any], stage: Any, batch: Any) -> None:
+    """L1 and KL summed over all that is valid, over the batch; validation stays per element."""
+    summed = make_stage("music_vae", replace(LOSS, reduction="sum"))
+    with torch.no_grad():
+        parts = next(iter(summed.task.phases(summed.networks, batch, 0.0))).parts
+        reconstruction, mean, logvar = reconstruct(
+            stage.networks["vae"], stage.task.model, batch, batch["mel"]
+        )
+        values, same = (s.task.validate(s.networks, batch) for s in (summed, stage))
+    rec = kl = 0.0
+    for i, n in enumerate(batch.lengths.tolist()):
+        rec += float((reconstruction[i, :, :n] - batch["mel"][i, :, :n]).abs().sum())
+        m, v = mean[i, :, : n // 2], logvar[i, :, : n // 2]
+        kl += float(0.5 * (m**2 + v.exp() - 1 - v).sum())
+    assert parts["rec"].item() == pytest.approx(rec / 2, rel=1e-5)
+    assert parts["kl"].item() == pytest.approx(kl / 2, rel=1e-5)
+    assert parts["total"].item() == pytest.approx((rec + LOSS.kl_weight * kl) / 2, rel=1e-5)
+    for name, value in values.items():
+        torch.testing.assert_close(value, same[name])
