@@ -33,7 +33,7 @@ CONFIGS = Path(__file__).parents[1] / "configs" / "demo"
 STAGES = ("music_vae", "motion_vae", "dit_m2a", "dit_a2m")
 CURVES = {
     "music_vae": ("rec", "val/rec"),
-    "motion_vae": ("rec", "val/rec", "contrast"),
+    "motion_vae": ("rec", "val/rec", "contrast", "val/contrast"),
     "dit_m2a": ("val/true", "val/shuffled", "val/null"),
     "dit_a2m": ("val/true", "val/shuffled", "val/null"),
 }

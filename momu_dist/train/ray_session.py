@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import ray
 
@@ -48,9 +49,7 @@ def ray_session(workers: int = 1, cpus_per_worker: float = 1.0) -> Iterator[None
             yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Explicit, and a token of our own: Ray would write one that others can read, and say so at every start.
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
-    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    _own_token()
     # Ray runs workers at a lower priority than everything else; here they are the job.
     os.environ.setdefault("RAY_worker_niceness", "0")
     # Under /tmp and short: the path of Ray's sockets may not exceed 107 bytes.
@@ -71,6 +70,17 @@ def ray_session(workers: int = 1, cpus_per_worker: float = 1.0) -> Iterator[None
         ray.shutdown()
         _OWN_CPUS = 0
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _own_token() -> None:
+    """Make the token that Ray's sessions on this machine share, readable by its owner only; Ray's own would be by all."""
+    path = Path.home() / ".ray" / "auth_token"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))
+    # That tokens are in use is said at every start; it is the default and needs nobody's attention.
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
 
 
 @contextmanager
