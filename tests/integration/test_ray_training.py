@@ -10,6 +10,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from momu_dist.config.load import load_config
 from momu_dist.config.schema import RunConfig
@@ -42,35 +44,54 @@ def steps_logged(run: Path) -> list[int]:
     return [entry["step"] for line in path.read_text().splitlines() if "total" in (entry := json.loads(line))]
 
 
-def kill_a_worker_after(run: Path, step: int) -> None:
+def kill_a_worker_after(run: Path, step: int, killed: list[int]) -> None:
     """SIGKILL one training process of this test's own Ray once `step` was logged."""
     while not any(logged >= step for logged in steps_logged(run)):
-        time.sleep(0.05)
+        time.sleep(0.02)
     own = psutil.Process().children(recursive=True)
     workers = [process for process in own if "RayTrainWorker" in " ".join(process.cmdline())]
+    killed.append(max(steps_logged(run)))
     workers[-1].kill()
 
 
+def totals(run: Path) -> dict[int, float]:
+    entries = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return {entry["step"]: entry["total"] for entry in entries if "total" in entry}
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "zero3"])
 def test_a_killed_worker_is_replaced_and_the_run_ends_as_if_nothing_was(
+    strategy: str, prepared: Manifest, ray: None, tmp_path: Path
+) -> None:
+    common = (f"train.strategy={strategy}", "train.max_steps=40", "train.micro_batch=1", "loss.gan_start=0.2")
+    unbroken = make_config(prepared, tmp_path, "name=unbroken", *common)
+    broken = make_config(
+        prepared, tmp_path, "name=broken", "train.checkpoint_every=4", "train.max_failures=2", *common
+    )
+    killed: list[int] = []
+    killer = threading.Thread(target=kill_a_worker_after, args=(tmp_path / "broken", 9, killed), daemon=True)
+    killer.start()
+    train(broken)
+    killer.join(timeout=5)
+    assert killed and killed[0] < 40, "the worker was not killed in the middle"
+    train(unbroken)
+    assert steps_logged(tmp_path / "broken") == list(range(1, 41)), "each step is in the log once"
+    assert totals(tmp_path / "broken") == pytest.approx(totals(tmp_path / "unbroken"), abs=1e-5)
+    ours, theirs = (
+        load_file(tmp_path / name / "export" / "model.safetensors") for name in ("broken", "unbroken")
+    )
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs), "the averaged weights differ"
+
+
+def test_a_run_of_the_same_name_goes_on_where_it_stopped(
     prepared: Manifest, ray: None, tmp_path: Path
 ) -> None:
-    more = ("train.strategy=ddp", "train.max_steps=40", "train.checkpoint_every=4", "train.max_failures=2")
-    run = tmp_path / "music_vae"
-    killer = threading.Thread(target=kill_a_worker_after, args=(run, 9), daemon=True)
-    killer.start()
-    train(make_config(prepared, tmp_path, *more))
-    killer.join(timeout=5)
-    assert not killer.is_alive()
-    logged = steps_logged(run)
-    assert len(logged) > 40, "no step was done twice: the worker was not killed in the middle"
-    assert sorted(set(logged)) == list(range(1, 41))
-    last = {}
-    for line in (run / "metrics.jsonl").read_text().splitlines():
-        entry = json.loads(line)
-        if "total" in entry:
-            # A step that was done again computes what it computed before.
-            assert entry["total"] == pytest.approx(last.get(entry["step"], entry["total"]), abs=1e-5)
-            last[entry["step"]] = entry["total"]
+    common = ("train.strategy=zero1", "loss.gan_start=0", "optim.schedule=constant", "optim.warmup_steps=0")
+    train(make_config(prepared, tmp_path, "name=continued", "train.max_steps=4", *common))
+    train(make_config(prepared, tmp_path, "name=continued", "train.max_steps=8", *common))
+    train(make_config(prepared, tmp_path, "name=unbroken", "train.max_steps=8", *common))
+    assert totals(tmp_path / "continued") == pytest.approx(totals(tmp_path / "unbroken"), abs=1e-5)
+    assert sorted(totals(tmp_path / "continued")) == list(range(1, 9))
 
 
 def test_bf16_under_deepspeed_stays_near_fp32(prepared: Manifest, ray: None, tmp_path: Path) -> None:
