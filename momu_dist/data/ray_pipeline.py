@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 import ray.data
+import torch
 
 from momu_dist.data.feed import FeedSpec, PlanReader
 from momu_dist.errors import DataError
@@ -38,6 +39,8 @@ def map_units(
         )
 
     def one(item: dict[str, Any]) -> dict[str, Any]:
+        # Ray lets a task start a thread for each of its logical CPUs; of those an own session counts more than there are.
+        torch.set_num_threads(1)
         return {"result": json.dumps(fn(json.loads(item["unit"])))}
 
     one.__name__ = label
