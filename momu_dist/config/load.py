@@ -24,6 +24,7 @@ from momu_dist.core.models.dit import DiTConfig
 from momu_dist.errors import ConfigError
 
 # Fields that count something of which a run needs one; null, where it is allowed, stays allowed.
+MAX_BATCH = 1_000_000
 _AT_LEAST_ONE = {
     "data": ("expected_clips", "shuffle_row_groups"),
     "train": (
@@ -156,8 +157,20 @@ def _check_run(config: RunConfig, where: str) -> None:
         )
     if not (math.isfinite(config.optim.clip_norm) and config.optim.clip_norm > 0):
         raise ConfigError(f"{where}: optim.clip_norm is {config.optim.clip_norm}, expected a number above 0.")
+    if config.data.validation_clips < 0:
+        raise ConfigError(
+            f"{where}: data.validation_clips is {config.data.validation_clips}, expected 0 or more."
+        )
+    if not all(0 <= beta < 1 for beta in config.optim.betas):
+        raise ConfigError(
+            f"{where}: optim.betas is {list(config.optim.betas)}, expected two numbers from 0 to below 1."
+        )
+    if config.train.global_batch > MAX_BATCH:
+        raise ConfigError(
+            f"{where}: train.global_batch is {config.train.global_batch}, expected at most {MAX_BATCH}."
+        )
     low, high = config.data.length_s
-    if not 0 < low <= high:
+    if not (0 < low <= high and math.isfinite(high)):
         raise ConfigError(
             f"{where}: data.length_s is [{low}, {high}], expected 0 < shortest <= longest seconds."
         )
@@ -167,6 +180,11 @@ def _check_run(config: RunConfig, where: str) -> None:
 def _check_networks(config: RunConfig, where: str, longest_latents: int) -> None:
     model = config.model
     if isinstance(model, AutoencoderConfig):
+        channels = STAGES[config.stage].in_channels
+        if model.in_channels != channels:
+            raise ConfigError(
+                f"{where}: model.in_channels is {model.in_channels}, stage {config.stage} reads {channels}."
+            )
         if len(model.down_layers) != 1:
             raise ConfigError(
                 f"{where}: model.down_layers is {list(model.down_layers)}, expected one stride: two frames a latent is what "

@@ -23,14 +23,15 @@ class Stage:
     model_config: type
     loss_config: type
     reads: Literal["clips", "latents"]
+    in_channels: int  # of what the network is trained on: mel bands, motion channels, latent channels
     needs: tuple[str, ...] = ()
 
 
 STAGES: dict[str, Stage] = {
-    "music_vae": Stage(MusicVaeTask, AutoencoderConfig, MusicVaeLoss, "clips"),
-    "motion_vae": Stage(MotionVaeTask, AutoencoderConfig, MotionVaeLoss, "clips", needs=("music_vae",)),
-    "dit_m2a": Stage(DitMotionToMusic, DiTConfig, DitLoss, "latents", needs=("music_vae", "motion_vae")),
-    "dit_a2m": Stage(DitMusicToMotion, DiTConfig, DitLoss, "latents", needs=("music_vae", "motion_vae")),
+    "music_vae": Stage(MusicVaeTask, AutoencoderConfig, MusicVaeLoss, "clips", 80),
+    "motion_vae": Stage(MotionVaeTask, AutoencoderConfig, MotionVaeLoss, "clips", 28, needs=("music_vae",)),
+    "dit_m2a": Stage(DitMotionToMusic, DiTConfig, DitLoss, "latents", 20, needs=("music_vae", "motion_vae")),
+    "dit_a2m": Stage(DitMusicToMotion, DiTConfig, DitLoss, "latents", 20, needs=("music_vae", "motion_vae")),
 }
 
 SAMPLERS: dict[str, Sampler] = {

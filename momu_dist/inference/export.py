@@ -122,6 +122,10 @@ def find_export(path: str | Path, stage: str | None = None) -> Export:
             f"{folder} has export format {tree.get('format')}, this version reads {FORMAT}."
         )
     export = Export(folder, config_from_dict(config, where=str(folder / "model.json")), tree)
+    needed = {"sha256", *(("motion_stats", "latent_scales") if export.stage.startswith("dit") else ())}
+    missing = sorted(needed - set(tree))
+    if missing:
+        raise CheckpointError(f"{folder / 'model.json'} lacks {', '.join(missing)}; copy the export again.")
     if stage is not None and export.stage != stage:
         raise CheckpointError(f"{folder} holds a {export.stage} model, expected {stage}.")
     return export

@@ -54,7 +54,8 @@ def open_run_latents(
     make_encoder = MakeEncoder(
         {name: str(export.folder) for name, export in exports.items()},
         motion_stats(data, exports),
-        pick_device(config).type,
+        # Under Ray the driver has chosen for nodes that may have what its own has not.
+        config.train.device if config.train.device != "auto" else pick_device(config).type,
     )
 
     def encode(root: Path, fingerprint: str) -> None:
@@ -95,6 +96,10 @@ def motion_stats(data: Manifest, exports: Mapping[str, Export]) -> MotionStats:
 def pick_device(config: RunConfig) -> torch.device:
     """Return a process's device; `auto` is the GPU where there is one (under Ray the driver has decided already)."""
     name = config.train.device
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            "train.device is cuda, but this process sees no CUDA device; use train.device=cpu or a GPU node."
+        )
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)

@@ -11,6 +11,7 @@ from typing import Any
 import torch.distributed as dist
 
 from momu_dist.errors import CheckpointError
+from momu_dist.inference.export import file_sha256
 
 
 class CheckpointStore:
@@ -34,7 +35,10 @@ class CheckpointStore:
         """Return what the loop stored of itself."""
         try:
             state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text())
-        except (OSError, ValueError) as error:
+            missing = {"step", "plan", "strategy", "world_size", "files"} - set(state)
+            if missing:
+                raise ValueError(f"{', '.join(sorted(missing))} missing")
+        except (OSError, ValueError, TypeError) as error:
             raise CheckpointError(
                 f"{checkpoint / 'state.json'} cannot be read ({error}); delete {checkpoint} to fall back to the one before."
             ) from error
@@ -51,16 +55,36 @@ class CheckpointStore:
         write(temporary)
         _barrier()
         if _rank() == 0:
-            (temporary / "state.json").write_text(json.dumps(state, indent=2))
+            hashed = {**state, "files": _hashes(temporary)}
+            (temporary / "state.json").write_text(json.dumps(hashed, indent=2))
             shutil.rmtree(final, ignore_errors=True)
             temporary.rename(final)
             self._drop_old()
         _barrier()
         return final
 
+    def verify(self, checkpoint: Path) -> None:
+        """Raise CheckpointError, on every rank, where a file is not what was written. Every rank must call it."""
+        wrong: list[Any] = [None]
+        if _rank() == 0:
+            promised, found = self.state(checkpoint)["files"], _hashes(checkpoint)
+            wrong = [[name for name, digest in promised.items() if found.get(name) != digest]]
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            dist.broadcast_object_list(wrong, src=0)
+        if wrong[0]:
+            raise CheckpointError(
+                f"{checkpoint / wrong[0][0]} is not what was written: it is torn or was changed; delete {checkpoint} to go on "
+                "from the one before."
+            )
+
     def _drop_old(self) -> None:
         for old in sorted(self.folder.glob("step-*"))[: -self.keep_last]:
             shutil.rmtree(old)
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "state.json")
+    return {str(path.relative_to(folder)): file_sha256(path) for path in files}
 
 
 def _rank() -> int:

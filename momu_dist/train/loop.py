@@ -217,6 +217,12 @@ class Trainer:
                 f"{newest} was written with another order of samples (data, seed or train.global_batch changed); "
                 "continue with the same values, or start a new run with inputs.init_from."
             )
+        if int(state["step"]) > self.total_steps:
+            raise CheckpointError(
+                f"{newest} has done {state['step']} steps, this run ends at {self.total_steps}; raise train.max_steps or "
+                "train.epochs, or choose another name=..."
+            )
+        self.store.verify(newest)
         try:
             for engine in self.engines.values():
                 engine.load(newest)

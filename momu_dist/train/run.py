@@ -34,18 +34,19 @@ def train(config: RunConfig) -> Path:
     """
     config = _absolute(config)
     folder = RunFolder(config)
-    folder.check(config)
+    data = Manifest.load(config.data.root)
+    exports = required_exports(config, data)
+    origin = {"data": data.fingerprint, **{name: export.sha256 for name, export in exports.items()}}
+    if config.inputs.init_from is not None:
+        origin["init_from"] = find_export(config.inputs.init_from, stage=config.stage).sha256
+    folder.check(config, origin)
     size = run_size(config)
     finished = folder.finished()
     if finished is not None and finished["steps"] >= size.total_steps:
         print(f"{config.name} is finished ({finished['steps']} steps); its model is at {finished['export']}.")
         return folder.path
-    data = Manifest.load(config.data.root)
-    exports = required_exports(config, data)
-    if config.inputs.init_from is not None:
-        find_export(config.inputs.init_from, stage=config.stage)
     check_uri(config.tracking.uri)
-    folder.open(config)
+    folder.open(config, origin)
     for text in warnings(config, size):
         tqdm.write(f"warning: {text}")
     local = config.train.strategy == "local"

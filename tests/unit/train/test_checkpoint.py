@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,8 +11,12 @@ from momu_dist.errors import CheckpointError
 from momu_dist.train.checkpoint import CheckpointStore
 
 
+def state_of(step: int) -> dict[str, Any]:
+    return {"step": step, "plan": "p", "strategy": "local", "world_size": 1}
+
+
 def save(store: CheckpointStore, step: int) -> Path:
-    return store.save(step, {"step": step}, lambda folder: (folder / "part").write_text(str(step)) and None)
+    return store.save(step, state_of(step), lambda folder: (folder / "part").write_text(str(step)) and None)
 
 
 @pytest.fixture
@@ -29,9 +34,7 @@ def test_newest_wins_by_number_and_not_by_age(store: CheckpointStore) -> None:
     assert store.latest_step() == 1000
     newest = store.latest()
     assert (
-        newest is not None
-        and (newest / "part").read_text() == "1000"
-        and store.state(newest) == {"step": 1000}
+        newest is not None and (newest / "part").read_text() == "1000" and store.state(newest)["step"] == 1000
     )
 
 
@@ -49,7 +52,7 @@ def test_a_torn_write_is_not_a_checkpoint(store: CheckpointStore) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        store.save(2, {"step": 2}, dies)
+        store.save(2, state_of(2), dies)
     assert (store.folder / ".writing-000000002").is_dir()
     assert store.latest() == good
     again = save(store, 2)  # the same step once more, over what was left
@@ -64,7 +67,7 @@ def test_a_folder_without_its_state_is_not_a_checkpoint(store: CheckpointStore) 
 
 def test_the_same_step_again_replaces_the_first(store: CheckpointStore) -> None:
     save(store, 3)
-    store.save(3, {"step": 3, "again": True}, lambda folder: None)
+    store.save(3, {**state_of(3), "again": True}, lambda folder: None)
     newest = store.latest()
     assert newest is not None and store.state(newest)["again"] and not (newest / "part").exists()
 
@@ -75,3 +78,22 @@ def test_a_state_that_cannot_be_read_says_what_to_delete(store: CheckpointStore)
     (torn / "state.json").write_text('{"step"')
     with pytest.raises(CheckpointError, match="delete .*step-000000002 to fall back"):
         store.latest_step()
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "null"])
+def test_a_state_that_lacks_something_is_one_sentence(store: CheckpointStore, text: str) -> None:
+    torn = save(store, 1)
+    (torn / "state.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"state\.json cannot be read"):
+        store.latest_step()
+
+
+def test_a_changed_file_is_found(store: CheckpointStore) -> None:
+    checkpoint = save(store, 1)
+    store.verify(checkpoint)
+    (checkpoint / "part").write_text("2")
+    with pytest.raises(CheckpointError, match=r"part is not what was written.* delete"):
+        store.verify(checkpoint)
+    (checkpoint / "part").unlink()
+    with pytest.raises(CheckpointError, match="part is not what was written"):
+        store.verify(checkpoint)

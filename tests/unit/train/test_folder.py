@@ -11,16 +11,19 @@ import yaml
 from momu_dist.config.load import config_from_dict, resolved_dict
 from momu_dist.config.schema import RunConfig
 from momu_dist.errors import ConfigError
-from momu_dist.train.folder import RunFolder
+from momu_dist.train.folder import RunFolder, read_metrics
 
 
 def config_of(out: Path, **other: object) -> RunConfig:
     return config_from_dict({"stage": "dit_a2m", "name": "run", "out": str(out), **other}, where="test")
 
 
-def opened(config: RunConfig) -> RunFolder:
+ORIGIN = {"data": "d1", "music_vae": "w1"}
+
+
+def opened(config: RunConfig, origin: dict[str, str] = ORIGIN) -> RunFolder:
     folder = RunFolder(config)
-    folder.open(config)
+    folder.open(config, origin)
     return folder
 
 
@@ -39,7 +42,9 @@ def test_open_writes_the_resolved_config(tmp_path: Path) -> None:
         ("model", {"hidden_size": 64, "num_heads": 2}),
         ("loss", {"condition_drop": 0.2}),
         ("optim", {"lr": 1.0}),
-        ("inputs", {"music_vae": "elsewhere"}),
+        ("data.length_s", {"length_s": [1, 2]}),
+        ("train.precision", {"precision": "bf16"}),
+        ("train.ema_decay", {"ema_decay": 0.5}),
         ("stage", "dit_m2a"),
     ],
 )
@@ -47,14 +52,40 @@ def test_other_settings_are_refused_and_named(tmp_path: Path, section: str, valu
     folder = opened(config_of(tmp_path))
     before = (folder.path / "config.yaml").read_text()
     with pytest.raises(ConfigError, match=f"holds a run with another {section};") as caught:
-        opened(config_of(tmp_path, **{section: value}))
+        opened(config_of(tmp_path, **{section.split(".")[0]: value}))
     assert str(folder.path) in str(caught.value)
     assert (folder.path / "config.yaml").read_text() == before
 
 
 def test_check_alone_creates_nothing(tmp_path: Path) -> None:
-    RunFolder(config_of(tmp_path)).check(config_of(tmp_path))
+    RunFolder(config_of(tmp_path)).check(config_of(tmp_path), ORIGIN)
     assert not (tmp_path / "run").exists()
+
+
+def test_other_data_or_weights_are_refused_wherever_they_lie(tmp_path: Path) -> None:
+    opened(config_of(tmp_path))
+    opened(config_of(tmp_path, inputs={"music_vae": "moved"}, data={"root": "moved"}))
+    for name in ORIGIN:
+        with pytest.raises(ConfigError, match=f"holds a run with another {name};"):
+            opened(config_of(tmp_path), {**ORIGIN, name: "other"})
+
+
+@pytest.mark.parametrize("text", ["", "a: [", "[]"])
+def test_a_torn_config_is_one_sentence(tmp_path: Path, text: str) -> None:
+    folder = opened(config_of(tmp_path))
+    (folder.path / "config.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"config\.yaml .* delete that run folder"):
+        opened(config_of(tmp_path))
+
+
+def test_metrics_of_what_is_done_again_and_torn_lines_are_dropped(tmp_path: Path) -> None:
+    folder = opened(config_of(tmp_path))
+    for step in range(1, 6):
+        folder.append_metrics(step, {"total": float(step)})
+    with folder.metrics.open("a") as file:
+        file.write('{"step": 6, "to')
+    folder.rewind_metrics(3)
+    assert [entry["step"] for entry in read_metrics(folder.metrics)] == [1, 2, 3]
 
 
 def test_what_does_not_change_the_result_may_change(tmp_path: Path) -> None:
