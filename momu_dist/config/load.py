@@ -57,7 +57,10 @@ def config_from_dict(tree: Mapping[str, Any], where: str) -> RunConfig:
     stage = STAGES.get(str(content["stage"]))
     if stage is None:
         raise ConfigError(f"{where}: unknown stage {content['stage']!r}; valid: {', '.join(sorted(STAGES))}.")
-    model = _checked(stage.model_config, content.pop("model", {}) or {}, where, "model")
+    given = content.pop("model", {}) or {}
+    if isinstance(given, Mapping):
+        given = {"in_channels": stage.in_channels, **given}
+    model = _checked(stage.model_config, given, where, "model")
     loss = _checked(stage.loss_config, content.pop("loss", {}) or {}, where, "loss")
     config = _checked(RunConfig, {**content, "model": model, "loss": loss}, where, "")
     _check_run(config, where)
