@@ -69,9 +69,20 @@ def _add_prepare(commands: Any) -> None:
     )
 
 
-def _prepare(options: argparse.Namespace) -> None:
+def _yaml_value(text: str, value: str) -> Any:
     import yaml
 
+    from momu_dist.errors import DataError
+
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise DataError(
+            f"prepare: the value in {text!r} is no YAML; quote it, as in key='\"text\"'."
+        ) from error
+
+
+def _prepare(options: argparse.Namespace) -> None:
     from momu_dist.data.prepare import PrepareOptions, Recipe, prepare, report
     from momu_dist.data.sources import make_source
     from momu_dist.errors import DataError
@@ -85,7 +96,7 @@ def _prepare(options: argparse.Namespace) -> None:
         if not equals:
             raise DataError(f"prepare: {text!r} is not of the form key=value.")
         inside = source_options if key.startswith("source_options.") else prepare_options
-        inside[key.removeprefix("source_options.")] = yaml.safe_load(value)
+        inside[key.removeprefix("source_options.")] = _yaml_value(text, value)
     source = make_source(recipe.source, Path(options.root) if options.root else None, **source_options)
     settings = PrepareOptions.from_dict(prepare_options)
     if options.no_ray:
@@ -131,7 +142,7 @@ def _generate(options: argparse.Namespace) -> None:
     from momu_dist.errors import ConfigError
     from momu_dist.inference.generator import Generator, Request, variations
     from momu_dist.inference.inputs import read_inputs
-    from momu_dist.inference.outputs import write_sample
+    from momu_dist.inference.outputs import output_folder, write_sample
 
     if options.n < 1:
         raise ConfigError(f"-n is {options.n}, expected at least 1.")
@@ -140,6 +151,7 @@ def _generate(options: argparse.Namespace) -> None:
         options.sampler, **read_inputs(options.task, options.input, options.fps),
     )  # fmt: skip
     generator = Generator.load(*options.checkpoint)
+    output_folder(options.out)
     with tqdm(total=options.steps, desc=f"{options.task} x {options.n}", unit="step") as bar:
 
         def on_step(done: int, total: int) -> None:

@@ -114,10 +114,12 @@ def _decode(content: bytes, name: str) -> tuple[NDArray[np.float32], int]:
 def _mono_chunks(
     container: av.container.InputContainer, stream: av.AudioStream
 ) -> Iterator[NDArray[np.float32]]:
-    to_float = av.AudioResampler(format="fltp")  # sample format only; rate and channels stay
+    # Sample format only; rate and channels stay. Packed: PyAV crashes on planar frames of 9 channels and more.
+    to_float = av.AudioResampler(format="flt")
     for frame in container.decode(stream):
         for part in to_float.resample(frame):
-            yield part.to_ndarray().mean(axis=0, dtype=np.float32)
+            channels = part.to_ndarray().reshape(-1, part.layout.nb_channels)
+            yield channels.mean(axis=1, dtype=np.float32)
 
 
 def _promised_s(container: av.container.InputContainer, stream: av.AudioStream, content: bytes) -> float:

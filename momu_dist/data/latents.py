@@ -151,12 +151,8 @@ class EncodeShard:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = _writing(target)
         training = Path(unit["shard"]).parts[0] == "train"
-        with (
-            pq.ParquetFile(Path(unit["data"]) / unit["shard"]) as file,
-            pq.ParquetWriter(temporary, SCHEMA) as writer,
-        ):
-            for group in range(file.num_row_groups):
-                table = file.read_row_group(group, columns=["clip_id", "group_id", "length", "mel", "motion"])
+        with pq.ParquetWriter(temporary, SCHEMA) as writer:
+            for table in _row_groups(Path(unit["data"]) / unit["shard"]):
                 writer.write_table(self._encode(table, sums if training else None))
         temporary.rename(target)
         result = {
@@ -180,6 +176,16 @@ class EncodeShard:
                     part = LatentSums.of(latents[f"{modality}_mean"], latents[f"{modality}_logvar"])
                     sums[modality] = sums[modality] + part if modality in sums else part
         return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def _row_groups(path: Path) -> Iterator[pa.Table]:
+    """What is encoded of a data shard, a row group at a time; DataError if the shard is torn."""
+    try:
+        with pq.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                yield file.read_row_group(group, columns=["clip_id", "group_id", "length", "mel", "motion"])
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"torn shard {path}: it cannot be read ({error}); prepare the data again.") from error
 
 
 def in_process(

@@ -41,7 +41,7 @@ class Manifest:
         """The manifest at `root`.
 
         Raises DataError: nothing prepared there, another manifest version, other features than this
-        program's, a shard that is gone.
+        program's, a shard that is gone or torn.
         """
         root = Path(root)
         path = root / MANIFEST
@@ -61,11 +61,10 @@ class Manifest:
                 f"the data at {root} was made with other features ({fingerprint}, this program makes "
                 f"{feature_fingerprint()}); prepare again into a new folder."
             )
-        gone = [shard["file"] for shard in content["shards"] if not (root / shard["file"]).is_file()]
-        if gone:
-            raise DataError(
-                f"{root} lacks {len(gone)} of its shards, such as {gone[0]}; prepare the data again."
-            )
+        try:
+            _check_shards(root, content["shards"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{path} is not a manifest ({error!r}); prepare the data again.") from error
         return cls(root, content)
 
     @property
@@ -76,7 +75,10 @@ class Manifest:
     @property
     def fingerprint(self) -> str:
         """16 hex digits of the prepared data: source, options, features, statistics, place of every clip."""
-        text = json.dumps(self.content, sort_keys=True).encode() + (self.root / INDEX).read_bytes()
+        # Without the shards' sizes: the same rows take other bytes under another version of zstd.
+        shards = [{k: v for k, v in shard.items() if k != "bytes"} for shard in self.content["shards"]]
+        text = json.dumps({**self.content, "shards": shards}, sort_keys=True).encode()
+        text += (self.root / INDEX).read_bytes()
         return hashlib.sha256(text).hexdigest()[:16]
 
     @cached_property
@@ -104,3 +106,17 @@ class Manifest:
         if name not in SPLITS:
             raise DataError(f"no split named {name!r}; there are {', '.join(SPLITS)}.")
         return self.clips.filter(pc.equal(self.clips["split"], name))
+
+
+def _check_shards(root: Path, shards: list[dict[str, Any]]) -> None:
+    """DataError if a shard is gone or of another size than when it was finished."""
+    gone = [shard["file"] for shard in shards if not (root / shard["file"]).is_file()]
+    if gone:
+        raise DataError(f"{root} lacks {len(gone)} of its shards, such as {gone[0]}; prepare the data again.")
+    for shard in shards:
+        path = root / shard["file"]
+        size = path.stat().st_size
+        if shard.get("bytes", size) != size:
+            raise DataError(
+                f"torn shard {path}: {size} bytes, expected {shard['bytes']}; prepare the data again."
+            )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -29,7 +32,7 @@ from momu_dist.data.manifest import (
     Manifest,
 )
 from momu_dist.data.record import ClipRef
-from momu_dist.data.shards import MelSums, ShardMaker, finished, make_units, write_text
+from momu_dist.data.shards import MelSums, ShardMaker, finished, make_units, write_text, writing_to
 from momu_dist.data.sources import Source
 from momu_dist.data.splits import assign, windows
 from momu_dist.errors import DataError
@@ -37,7 +40,7 @@ from momu_dist.errors import DataError
 Unit = dict[str, Any]
 Runner = Callable[[list[Unit], Callable[[Unit], Unit]], Iterable[Unit]]
 
-PLAN = "plan.json"
+PLAN, LOCK = "plan.json", "prepare.lock"
 MAX_ROW_GROUP_CLIPS = 32
 
 
@@ -64,13 +67,15 @@ class PrepareOptions:
         wrong = None
         if self.split not in ("group", "clip"):
             wrong = f"split is {self.split!r}, expected group or clip"
-        elif len(self.fractions) != 3 or min(self.fractions) < 0 or abs(sum(self.fractions) - 1) > 1e-6:
+        elif len(self.fractions) != 3 or not (
+            min(self.fractions) >= 0 and abs(sum(self.fractions) - 1) <= 1e-6
+        ):
             wrong = f"fractions are {self.fractions}, expected three shares (train, val, test) that sum to 1"
-        elif self.window_s is not None and self.window_s <= 0:
-            wrong = f"window_s is {self.window_s}, expected seconds above 0 or null"
+        elif self.window_s is not None and not 1 <= self.window_s < math.inf:
+            wrong = f"window_s is {self.window_s}, expected at least 1 s, or null"
         elif not 1 <= self.row_group_clips <= MAX_ROW_GROUP_CLIPS:
             wrong = f"row_group_clips is {self.row_group_clips}, expected 1 to {MAX_ROW_GROUP_CLIPS}"
-        elif self.shard_mb <= 0:
+        elif not 0 < self.shard_mb < math.inf:
             wrong = f"shard_mb is {self.shard_mb}, expected more than 0"
         elif self.audio not in ("flac", "path"):
             wrong = f"audio is {self.audio!r}, expected flac or path"
@@ -108,15 +113,20 @@ class Recipe:
         """The recipe at `path`, with keys source, source_options, prepare. DataError for anything else."""
         try:
             content = yaml.safe_load(Path(path).read_text())
-        except (OSError, yaml.YAMLError) as error:
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise DataError(f"recipe {path} cannot be read: {error}.") from error
         keys = {"source", "source_options", "prepare"}
         if not isinstance(content, dict) or "source" not in content or not set(content) <= keys:
             raise DataError(
                 f"recipe {path}: expected the keys {', '.join(sorted(keys))} and at least source."
             )
-        options = PrepareOptions.from_dict(content.get("prepare") or {})
-        return cls(str(content["source"]), dict(content.get("source_options") or {}), options)
+        source_options, options = content.get("source_options") or {}, content.get("prepare") or {}
+        for key, value in (("source_options", source_options), ("prepare", options)):
+            if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+                raise DataError(
+                    f"recipe {path}: {key} is {value!r}, expected names with values, as in `seed: 0`."
+                )
+        return cls(str(content["source"]), source_options, PrepareOptions.from_dict(options))
 
 
 def prepare(
@@ -130,12 +140,26 @@ def prepare(
 
     runner maps units to results: None runs them here one after the other, `ray_pipeline.map_units` on a
     cluster; both write the same bytes. Killed at any moment, the same call goes on with the units that are
-    missing. Raises DataError: a wrong tree, no clips, a folder prepared with other options or features, more
-    than `max_rejected` of the clips unusable (they are listed in rejected.parquet either way).
+    missing. Raises DataError: a wrong tree, no clips, a folder prepared with other options or features, or
+    that cannot be written or another preparation works in, more than `max_rejected` of the clips unusable
+    (they are listed in rejected.parquet either way).
     """
     out_dir = Path(out_dir)
     split_refs = _split_refs(source, options)
     plan = _plan(source, options, split_refs)
+    with writing_to(out_dir), _alone_in(out_dir):
+        return _prepare(source, out_dir, options, split_refs, plan, progress, runner)
+
+
+def _prepare(
+    source: Source,
+    out_dir: Path,
+    options: PrepareOptions,
+    split_refs: dict[str, list[ClipRef]],
+    plan: dict[str, Any],
+    progress: bool,
+    runner: Runner | None,
+) -> Manifest:
     _claim(out_dir, plan)
     units = [
         unit
@@ -156,6 +180,23 @@ def prepare(
     n_clips = sum(len(refs) for refs in split_refs.values())
     _check_rejects(rejects, n_clips, options.max_rejected, out_dir)
     return _finalise(out_dir, plan, results, len(rejects))
+
+
+@contextmanager
+def _alone_in(out_dir: Path) -> Iterator[None]:
+    """Makes the folder and holds its lock; DataError if another preparation holds it.
+
+    A second one would remove what the first is writing. The system lets go of the lock when its holder dies.
+    """
+    out_dir.mkdir(parents=True, exist_ok=True)
+    with (out_dir / LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DataError(
+                f"another preparation is working in {out_dir}; wait for it or choose another folder."
+            ) from error
+        yield
 
 
 def _split_refs(source: Source, options: PrepareOptions) -> dict[str, list[ClipRef]]:
@@ -203,10 +244,14 @@ def _claim(out_dir: Path, plan: dict[str, Any]) -> None:
     if not path.is_file():
         if (out_dir / MANIFEST).exists():
             raise DataError(f"{out_dir} holds a manifest without {PLAN}; prepare into a new folder.")
-        out_dir.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(plan, indent=1))
         return
-    there = json.loads(path.read_text())
+    try:
+        there = json.loads(path.read_text())
+    except ValueError:
+        there = None
+    if not isinstance(there, dict):
+        raise DataError(f"{path} is torn: it holds no JSON object; prepare into a new folder.")
     plan = json.loads(json.dumps(plan))
     if there == plan:
         return
@@ -263,7 +308,7 @@ def _finalise(out_dir: Path, plan: dict[str, Any], results: list[Unit], n_reject
         index += [{**clip, "split": split, "shard": result["shard"]} for clip in result["clips"]]
         if result["clips"]:
             rows = {"file": result["shard"], "split": split, "rows": len(result["clips"])}
-            shards.append({**rows, "row_groups": result["row_groups"]})
+            shards.append({**rows, "row_groups": result["row_groups"], "bytes": result["bytes"]})
     mean, std = mel.mean_std()
     content = {
         "version": MANIFEST_VERSION,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +21,14 @@ from momu_dist.data.audio_io import encode_flac
 from momu_dist.data.features import extract
 from momu_dist.data.record import SCHEMA, ClipRef, Record, Row, rows_to_table
 from momu_dist.data.sources import Source
-from momu_dist.errors import ClipError
+from momu_dist.errors import ClipError, DataError
 
 # Measured on 25 s clips: mel, motion and the rest take 31 kB a second, FLAC about 20.
 BYTES_PER_SECOND = 51_000
 UNKNOWN_CLIP_S = 25.0
+
+# Errors of the output folder's disk, which say nothing about the clip at hand.
+_DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 
 
 @dataclass(frozen=True)
@@ -90,21 +95,24 @@ class ShardMaker:
         """Writes the unit's parquet, then its side file, each atomically; returns what the side file says.
 
         A unit whose side file is there is not made again. A clip that cannot be used, for whatever reason,
-        ends in `rejects`. A unit without a usable clip writes no parquet.
+        ends in `rejects`. A unit without a usable clip writes no parquet. Raises DataError if the folder
+        cannot be written, MemoryError if memory runs out: neither is a clip's fault.
         """
         path = Path(unit["out_dir"]) / unit["shard"]
         done = finished(unit)
         if done is not None:
             return done
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        try:
-            result = self._write(unit, temporary, on_clip or (lambda: None))
-            if result["clips"]:
-                temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        write_text(path.with_suffix(".json"), json.dumps(result))
+        with writing_to(Path(unit["out_dir"])):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+            try:
+                result = self._write(unit, temporary, on_clip or (lambda: None))
+                result["bytes"] = temporary.stat().st_size if result["clips"] else 0
+                if result["clips"]:
+                    temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
+            write_text(path.with_suffix(".json"), json.dumps(result))
         return result
 
     def _write(self, unit: dict[str, Any], path: Path, on_clip: Callable[[], None]) -> dict[str, Any]:
@@ -152,21 +160,45 @@ class ShardMaker:
             return _with_audio(row, record, Path(unit["out_dir"]), unit["audio"])
         except ClipError as error:
             reason = str(error)
+        except MemoryError:
+            raise
         except Exception as error:  # a damaged file may raise anything; one clip never stops the job
+            if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+                raise
             reason = f"{type(error).__name__}: {error}"
         rejects.append({"clip_id": ref.clip_id, "reason": reason})
         return None
 
 
 def finished(unit: dict[str, Any]) -> dict[str, Any] | None:
-    """What the side file of a unit says, if the unit was finished under the same plan; else None."""
+    """What the side file of a unit says, if the unit was finished under the same plan; else None.
+
+    None too, so that the unit is made again, for a torn side file or a shard of another size than it says.
+    """
     path = Path(unit["out_dir"]) / unit["shard"]
     side = path.with_suffix(".json")
-    if not side.is_file():
+    try:
+        result = json.loads(side.read_text())
+    except (OSError, ValueError):
         return None
-    result: dict[str, Any] = json.loads(side.read_text())
-    whole = result["plan"] == unit["plan"] and (path.is_file() or not result["clips"])
-    return result if whole else None
+    if not isinstance(result, dict) or result.get("plan") != unit["plan"]:
+        return None
+    size = path.stat().st_size if path.is_file() else 0
+    return result if result.get("bytes") == size or not result["clips"] else None
+
+
+@contextmanager
+def writing_to(out_dir: Path) -> Iterator[None]:
+    """Turns what the system says against writing (a full disk, a folder that is a file) into a DataError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:  # not the file system's
+            raise
+        raise DataError(
+            f"{out_dir} cannot be written ({error.strerror or error}); "
+            "make room or mend the permissions and run the same command, or choose another folder."
+        ) from error
 
 
 def write_text(path: Path, text: str) -> None:

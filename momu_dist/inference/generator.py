@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -31,6 +32,12 @@ from momu_dist.inference.models import Models, load_models
 
 Task = Literal["a2m", "m2a", "joint"]
 MIN_SECONDS, MAX_SECONDS = 1.0, 600.0
+# Far longer than the clips the networks are trained on: they take it, but nothing says how well.
+LONG_SECONDS = 60.0
+# Beyond any camera and any sound; far larger values overflow in the networks.
+MAX_COORDINATE_PX, MAX_AMPLITUDE = 1e6, 1e3
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -105,6 +112,7 @@ class Generator:
         """
         requests = [requests] if isinstance(requests, Request) else list(requests)
         prepared = [self._prepare(request) for request in requests]
+        _warn_if_long(prepared)
         samples: list[Sample | None] = [None] * len(requests)
         groups: dict[tuple[Any, ...], list[int]] = {}
         for i, request in enumerate(requests):
@@ -157,6 +165,10 @@ class Generator:
                 f"the music has shape {audio.shape} or holds values that are not finite, expected (n,) samples at "
                 f"{SAMPLE_RATE} Hz; read it with read_audio."
             )
+        if np.abs(audio).max(initial=0.0) > MAX_AMPLITUDE:
+            raise DataError(
+                f"the music reaches {np.abs(audio).max():.3g}, expected samples in [-1, 1]; scale it to full scale 1."
+            )
         if request.seconds is not None:
             audio = audio[: round(request.seconds * SAMPLE_RATE)]
         frames = grid_frames(len(audio) / SAMPLE_RATE)
@@ -174,6 +186,15 @@ class Generator:
             raise DataError(
                 f"the motion has shape {motion.shape} or holds values that are not finite, expected (T, {N_JOINTS}, 2) "
                 "pixels without gaps; read it with read_motion and fill_gaps."
+            )
+        if np.abs(motion).max(initial=0.0) > MAX_COORDINATE_PX:
+            raise DataError(
+                f"the motion reaches {np.abs(motion).max():.3g} px, expected at most {MAX_COORDINATE_PX:g}; "
+                "give it in pixels of the picture."
+            )
+        if len(motion) and not limb_lengths(motion).mean(0).sum() > 1e-6:
+            raise DataError(
+                "the motion's limbs have no length, expected a person; all its joints lie in one point, so check the file."
             )
         if not (math.isfinite(request.fps) and request.fps > 0):
             raise DataError(
@@ -259,6 +280,12 @@ class Generator:
     def _decode(
         self, vae: Autoencoder, modality: str, z: Tensor, prepared: list[_Prepared]
     ) -> list[np.ndarray]:
+        for one, p in zip(z, prepared, strict=True):
+            if not torch.isfinite(one[:, : p.n_latents]).all():
+                raise DataError(
+                    f"the sampled {modality} is not finite with guidance {p.request.guidance:g}, expected numbers; "
+                    "give a smaller guidance such as 3, and if that fails too, other weights."
+                )
         z = self.models.scales[modality].denormalise(z)
         decoded = [vae.decode(one[None, :, : p.n_latents])[0] for one, p in zip(z, prepared, strict=True)]
         return [one.float().cpu().numpy() for one in decoded]
@@ -316,11 +343,21 @@ def _known(array: np.ndarray | None) -> np.ndarray:
 
 def _check_length(frames: int, what: str) -> None:
     seconds = frames / MEL_RATE_HZ
-    if not MIN_SECONDS <= seconds <= MAX_SECONDS:
+    # In frames, since the grid holds whole pairs: of 1 s it keeps 0.992 s.
+    if not grid_frames(MIN_SECONDS) <= frames <= grid_frames(MAX_SECONDS):
         raise DataError(
             f"the {what} is {seconds:.2f} s long, expected {MIN_SECONDS:g} to {MAX_SECONDS:g} s; "
             "give another, or cut it with seconds."
         )
+
+
+def _warn_if_long(prepared: Sequence[_Prepared]) -> None:
+    longest_s = max((p.n_frames for p in prepared), default=0) / MEL_RATE_HZ
+    if longest_s > LONG_SECONDS:
+        _log.warning(
+            "%.0f s are far longer than what the networks are trained on, and the result may be poor; "
+            "cut it with seconds (--seconds).", longest_s,
+        )  # fmt: skip
 
 
 def _fit_size(motion_px: np.ndarray, stats: MotionStats) -> np.ndarray:

@@ -13,7 +13,10 @@ for "not detected".
 from __future__ import annotations
 
 import json
+import numbers
+import sys
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -92,11 +95,18 @@ def read_motion(path: str | Path, fps: float | None = None) -> Motion:
     rate = fps if fps is not None else rate
     if rate is None:
         raise DataError(f"{path} does not say its frame rate: give it (frames per second).")
-    if not np.isfinite(rate) or rate <= 0:
+    return _with_missing_marked(joints, _checked_rate(rate, path), path)
+
+
+def _checked_rate(rate: Any, path: Path) -> float:
+    if isinstance(rate, np.ndarray) and rate.ndim == 0:  # how an .npz holds a number
+        rate = rate[()]
+    real = isinstance(rate, numbers.Real) and not isinstance(rate, bool)
+    if not real or not 0 < rate <= sys.float_info.max:
         raise DataError(
-            f"{path} has a frame rate of {rate} Hz, expected a positive number: give the true one."
+            f"{path} has a frame rate of {rate!r} Hz, expected a positive number: give the true one."
         )
-    return _with_missing_marked(joints, float(rate), path)
+    return float(rate)
 
 
 def _checked(motion_px: ArrayLike, conf: ArrayLike | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -120,7 +130,7 @@ def _with_missing_marked(joints: NDArray[np.float64], fps: float, path: Path) ->
     return Motion(motion, np.where(seen, joints[..., 2], 0.0), fps)
 
 
-def _from_npz(path: Path) -> tuple[NDArray[np.float64], float]:
+def _from_npz(path: Path) -> tuple[NDArray[np.float64], Any]:
     arrays = _load(path)
     missing = sorted({"motion_px", "conf", "rate_hz"} - set(arrays))
     if missing:
@@ -131,16 +141,24 @@ def _from_npz(path: Path) -> tuple[NDArray[np.float64], float]:
             f"{path} holds motion_px {motion.shape} and conf {conf.shape}, "
             f"expected (T, {N_JOINTS}, 2) and (T, {N_JOINTS})."
         )
-    return np.concatenate([motion, conf[..., None]], axis=2, dtype=np.float64), float(arrays["rate_hz"])
+    if motion.dtype.kind not in "fiu" or conf.dtype.kind not in "fiu":
+        raise DataError(
+            f"{path} holds motion_px {motion.dtype} and conf {conf.dtype}, expected real numbers."
+        )
+    return np.concatenate([motion, conf[..., None]], axis=2, dtype=np.float64), arrays["rate_hz"]
 
 
 def _load(path: Path) -> Any:
     """The array of an .npy or the dict of arrays of an .npz; pickled objects are refused."""
     try:
         loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray) != (path.suffix == ".npy"):
+            raise ValueError("its ending says another kind than it is")
         return dict(loaded) if path.suffix == ".npz" else loaded
-    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} is no plain NumPy file ({error}), expected motion as {_FORMATS}.") from error
+    except (ValueError, TypeError, OSError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+        # NumPy's own message advises to load pickled objects, which may run anything.
+        found = "it holds pickled objects" if "pickle" in str(error) else error
+        raise DataError(f"{path} is no plain NumPy file ({found}), expected motion as {_FORMATS}.") from error
 
 
 def _to_14(array: NDArray[Any], path: Path) -> NDArray[np.float64]:
@@ -157,7 +175,7 @@ def _to_14(array: NDArray[Any], path: Path) -> NDArray[np.float64]:
     raise DataError(f"{path} holds {array.dtype} of shape {shape}, expected motion as {_FORMATS}.")
 
 
-def _from_json(path: Path) -> tuple[NDArray[np.float64], float | None]:
+def _from_json(path: Path) -> tuple[NDArray[np.float64], Any]:
     content = _json(path)
     if isinstance(content, dict) and isinstance(content.get("frames"), list):
         frames, rate = content["frames"], content.get("rate_hz")
@@ -186,24 +204,27 @@ def _from_frames(frames: list[Any], places: list[str]) -> NDArray[np.float64]:
 def _person(frame: Any, place: str) -> NDArray[np.float64]:
     """Body-25 keypoints (25, 3) of the person seen best in an OpenPose frame, zeros if there is nobody."""
     try:
-        people = [np.asarray(person["pose_keypoints_2d"], dtype=np.float64) for person in frame["people"]]
-    except (KeyError, TypeError, ValueError) as error:
+        people = [np.asarray(person["pose_keypoints_2d"]) for person in frame["people"]]
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(
             f"{place} is no OpenPose frame, expected `people` with `pose_keypoints_2d` in each."
         ) from error
-    if any(person.shape != (75,) for person in people):
+    if any(person.shape != (75,) or person.dtype.kind not in "fiu" for person in people):
         raise DataError(
             f"{place} holds another skeleton, expected the 75 numbers of BODY_25 for each person."
         )
     if not people:
         return np.zeros((25, 3))
-    return max((person.reshape(25, 3) for person in people), key=lambda person: float(person[:, 2].sum()))
+    return max(
+        (person.astype(np.float64).reshape(25, 3) for person in people),
+        key=lambda person: float(person[:, 2].sum()),
+    )
 
 
 def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_text())
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise DataError(
             f"{path} is not JSON ({error}), expected OpenPose-style frames; copy it again."
         ) from error

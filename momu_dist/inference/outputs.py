@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from momu_dist.core.audio.mel import MEL_RATE_HZ, SAMPLE_RATE
+from momu_dist.errors import DataError
 from momu_dist.inference.generator import Sample
 from momu_dist.inference.media import write_mp4, write_wav
 from momu_dist.inference.motion_io import save_motion_npz, write_openpose_json
 from momu_dist.inference.sheet import draw_sheet
+
+
+def output_folder(path: str | Path) -> Path:
+    """The folder at `path`, made where it is not there; DataError if it cannot be made or written."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder} cannot be made ({error.strerror}); give another output folder.") from error
+    if not os.access(folder, os.W_OK):
+        raise DataError(f"{folder} cannot be written; mend its permissions or give another output folder.")
+    return folder
 
 
 def write_sample(folder: Path, name: str, sample: Sample, origin: Mapping[str, Any]) -> dict[str, Path]:
@@ -19,7 +33,7 @@ def write_sample(folder: Path, name: str, sample: Sample, origin: Mapping[str, A
 
     `origin` says what made it besides the request (weights' hashes, input file, command); it goes into the JSON.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = output_folder(folder)
     paths = {
         "wav": folder / f"{name}.wav",
         "motion": folder / f"{name}.npz",

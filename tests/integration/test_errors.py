@@ -250,6 +250,15 @@ def test_generate_with_settings_out_of_range(tiny_runs: Path, sound: Path) -> No
     assert "sampler" in generate(tiny_runs, "joint", "--seconds", 2, "--sampler", "ddpm")
 
 
+def test_generate_into_what_is_no_folder(
+    tiny_runs: Path, sound: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found before anything is sampled."""
+    monkeypatch.setattr("momu_dist.inference.generator.Generator.generate", None)
+    text = generate(tiny_runs, "a2m", "--input", sound, "--out", sound / "samples")
+    assert f"{sound / 'samples'} cannot be made" in text
+
+
 def test_generate_into_files(tiny_runs: Path, sound: Path, tmp_path: Path) -> None:
     """The same command without a mistake, so that the refusals above are not refusals of everything."""
     arguments = (
@@ -313,7 +322,18 @@ def test_prepare_a_wrong_root(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "option", ["shard_mb=large", "fractions=abc", "window=5", "row_group_clips=[1]", "seed"]
+    "option",
+    [
+        "shard_mb=large",
+        "fractions=abc",
+        "window=5",
+        "row_group_clips=[1]",
+        "seed",
+        "seed=[",
+        "source_options.root=x",
+        "source_options.n_clips=x",
+    ],
 )
 def test_prepare_with_a_wrong_option(tmp_path: Path, option: str) -> None:
-    assert option.split("=")[0] in prepare(tmp_path / "out", "--source", "synthetic", option)
+    name = option.split("=")[0].removeprefix("source_options.")
+    assert name in prepare(tmp_path / "out", "--source", "synthetic", option)

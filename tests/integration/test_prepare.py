@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -250,7 +251,10 @@ def test_lists_that_cannot_be_prepared_are_sentences(tmp_path: Path) -> None:
         ({"split": "song"}, "expected group or clip"),
         ({"fractions": [0.5, 0.2, 0.2]}, "sum to 1"),
         ({"row_group_clips": 64}, "expected 1 to 32"),
-        ({"window_s": -1.0}, "above 0"),
+        ({"window_s": 0.5}, "at least 1 s"),
+        ({"window_s": float("inf")}, "at least 1 s"),
+        ({"shard_mb": float("nan")}, "more than 0"),
+        ({"fractions": (float("nan"), 0.5, 0.5)}, "sum to 1"),
         ({"audio": "mp3"}, "flac or path"),
         ({"max_rejected": 5}, "share from 0 to 1"),
     ],
@@ -268,6 +272,33 @@ def test_each_recipe_loads_and_its_source_takes_its_options(path: Path, tmp_path
     assert recipe.source == path.parent.name
     assert make_source(recipe.source, tmp_path, **recipe.source_options).name == recipe.source
     assert (path.parent / "card.md").is_file()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\xff\xfe\x00", b"source: synthetic\nsource_options: [1]\n", b"source: synthetic\nprepare: {1: 2}\n"],
+)
+def test_a_recipe_that_is_none_is_a_sentence(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "recipe.yaml").write_bytes(content)
+    with pytest.raises(DataError, match="recipe"):
+        Recipe.load(tmp_path / "recipe.yaml")
+
+
+def test_a_second_preparation_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    with (tmp_path / "prepare.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(DataError, match="another preparation is working in"):
+            prepare(Synthetic(n_clips=3, clip_s=1.5), tmp_path, progress=False)
+    prepare(Synthetic(n_clips=3, clip_s=1.5), tmp_path, progress=False)
+
+
+def test_a_torn_plan_and_a_folder_that_cannot_be_made_are_sentences(tmp_path: Path) -> None:
+    source = Synthetic(n_clips=3, clip_s=1.5)
+    (tmp_path / "plan.json").write_text('{"vers')
+    with pytest.raises(DataError, match=r"plan.json is torn"):
+        prepare(source, tmp_path, progress=False)
+    with pytest.raises(DataError, match="cannot be written"):
+        prepare(source, tmp_path / "plan.json" / "out", progress=False)
 
 
 def test_a_recipe_with_another_key_is_a_sentence(tmp_path: Path) -> None:

@@ -41,13 +41,15 @@ class Source(Protocol):
         ...
 
 
-def make_source(name: str, root: Path | None = None, **options: Any) -> Source:
-    """The source of that name. Raises DataError for an unknown name or an unknown option."""
+def make_source(name: str, root: Path | None = None, /, **options: Any) -> Source:
+    """The source of that name. Raises DataError for an unknown name, an unknown option or one of a wrong type."""
     if name not in CATALOG:
         raise DataError(f"no source named {name!r}; known sources: {', '.join(sorted(CATALOG))}.")
+    if "root" in options:
+        raise DataError(f"source {name!r}: root is no source option; give the folder with --root.")
     module, cls = CATALOG[name].split(":")
     try:
         source: Source = getattr(import_module(module), cls)(root, **options)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise DataError(f"source {name!r} does not take these options {options}: {error}.") from error
     return source

@@ -70,6 +70,8 @@ class DanceWithMelody:
             )
         self.root = None if root is None else Path(root)
         self.azimuths = [float(angle) for angle in azimuths]
+        if not all(map(math.isfinite, self.azimuths)):
+            raise DataError(f"dance_with_melody: azimuths are {azimuths}, expected finite angles in degrees.")
         self.options: dict[str, Any] = {"azimuths": self.azimuths}
 
     def refs(self) -> list[ClipRef]:
@@ -78,7 +80,11 @@ class DanceWithMelody:
         The end of a dance whose config.json cannot be read is not known; one whose song cannot be read is a group of
         its own.
         """
-        if self.root is None or not self.root.is_dir():
+        if self.root is None:
+            raise DataError(
+                f"dance_with_melody: no root was given; give --root, and if need be first {WHERE}."
+            )
+        if not self.root.is_dir():
             raise DataError(f"dance_with_melody: no folder {self.root}; {WHERE}.")
         folders = sorted(path for path in self.root.glob("DANCE_*") if path.is_dir())
         complete = [path for path in folders if all((path / name).is_file() for name in FILES)]

@@ -152,3 +152,9 @@ def test_flac_clips_what_is_too_loud_and_refuses_what_is_no_sound() -> None:
             encode_flac(bad)
     with pytest.raises(DataError, match="cannot be decoded"):
         decode_flac(encode_flac(tone())[:20])
+
+
+def test_many_channels_become_their_mean() -> None:
+    channels = tone()[:, None] * np.linspace(0.1, 0.9, 9, dtype=np.float32)
+    wav = read_audio(with_soundfile(channels, RATE, "WAV", "FLOAT"))
+    np.testing.assert_allclose(wav, channels.mean(1), atol=1e-6)

@@ -202,3 +202,10 @@ def test_the_notes_are_json(data: Manifest, encode: Any) -> None:
     tree = json.loads((latents.root / "latents.json").read_text())
     assert tree["fingerprint"] == latents.fingerprint == latent_fingerprint(data, WEIGHTS)
     assert not list(latents.root.rglob("*writing*"))
+
+
+def test_a_torn_data_shard_is_one_sentence(data: Manifest, encode: Any) -> None:
+    shard = data.root / data.content["shards"][0]["file"]
+    shard.write_bytes(shard.read_bytes()[:-20])
+    with pytest.raises(DataError, match=f"torn shard {shard}"):
+        open_latents(data, WEIGHTS, None, encode)

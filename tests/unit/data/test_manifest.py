@@ -81,3 +81,10 @@ def test_the_fingerprint_tells_data_apart_and_not_folders(tmp_path: Path) -> Non
         return prepare(source, tmp_path / name, progress=False).fingerprint
 
     assert of("a", 0) == of("b", 0) != of("c", 1)
+
+
+def test_a_torn_shard_is_refused(prepared: Path) -> None:
+    shard = prepared / "train" / "00000.parquet"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(DataError, match=rf"torn shard {shard}"):
+        Manifest.load(prepared)

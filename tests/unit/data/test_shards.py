@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +12,10 @@ import pytest
 
 from momu_dist.core.motion.normalise import MotionSums
 from momu_dist.data.audio_io import decode_flac
-from momu_dist.data.record import ClipRef, table_rows
-from momu_dist.data.shards import BYTES_PER_SECOND, MelSums, ShardMaker, make_units
+from momu_dist.data.record import ClipRef, Record, table_rows
+from momu_dist.data.shards import BYTES_PER_SECOND, MelSums, ShardMaker, finished, make_units
 from momu_dist.data.sources.synthetic.source import Synthetic
+from momu_dist.errors import DataError
 
 SOURCE = Synthetic(n_clips=7, clip_s=1.5)
 
@@ -86,3 +89,42 @@ def test_a_finished_unit_is_not_made_again_and_a_unit_without_its_parquet_is(tmp
     (tmp_path / "train" / "00000.parquet").unlink()
     assert make(unit(tmp_path)) == first and len(loads) == 14
     assert (tmp_path / "train" / "00000.parquet").read_bytes() == content
+
+
+@pytest.mark.parametrize("torn", ["", "[1]", '{"plan": "pl'])
+def test_a_unit_with_a_torn_file_is_made_again(tmp_path: Path, torn: str) -> None:
+    part = unit(tmp_path)
+    result = ShardMaker(SOURCE)(part)
+    shard, side = tmp_path / "train" / "00000.parquet", tmp_path / "train" / "00000.json"
+    assert finished(part) == result
+    shard.write_bytes(shard.read_bytes()[:-9])
+    assert finished(part) is None
+    assert ShardMaker(SOURCE)(part) == result == finished(part)
+    side.write_text(torn)
+    assert finished(part) is None
+    assert ShardMaker(SOURCE)(part) == json.loads(side.read_text())
+
+
+class Failing(Synthetic):
+    """A source whose third clip fails with what the system says."""
+
+    error: BaseException
+
+    def load(self, ref: ClipRef) -> Record:
+        if ref.locator["index"] == "2":
+            raise self.error
+        return super().load(ref)
+
+
+def test_a_full_disk_is_no_fault_of_the_clip(tmp_path: Path) -> None:
+    source = Failing(n_clips=7, clip_s=1.5)
+    for error, expected in (
+        (OSError(errno.ENOSPC, "No space left on device"), DataError),
+        (MemoryError(), MemoryError),
+    ):
+        source.error = error
+        with pytest.raises(expected):
+            ShardMaker(source)(unit(tmp_path))
+        assert not list(tmp_path.glob("train/*"))
+    source.error = OSError(errno.EIO, "a damaged file")
+    assert len(ShardMaker(source)(unit(tmp_path))["rejects"]) == 1

@@ -13,6 +13,7 @@ import soundfile
 
 from momu_dist.data.manifest import REJECTED
 from momu_dist.data.prepare import PrepareOptions, prepare
+from momu_dist.data.sources import make_source
 from momu_dist.data.sources.dance_with_melody import DanceWithMelody, project
 from momu_dist.errors import ClipError, DataError
 
@@ -169,3 +170,11 @@ def test_a_person_upside_down_is_refused() -> None:
     joints[:, 0, 1] = -1.0
     with pytest.raises(ClipError, match="expected more than 0"):
         project(joints, 0.0)
+
+
+def test_wrong_azimuths_and_a_root_that_was_not_given_are_sentences() -> None:
+    with pytest.raises(DataError, match="give --root"):
+        make_source("dance_with_melody").refs()
+    for azimuths in (5, ["north"], [float("nan")]):
+        with pytest.raises(DataError, match="dance_with_melody"):
+            make_source("dance_with_melody", None, azimuths=azimuths)

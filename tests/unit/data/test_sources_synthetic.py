@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -106,3 +108,21 @@ def test_impossible_options_and_unknown_sources_are_sentences() -> None:
         make_source("synthetic", n_clip=3)
     with pytest.raises(DataError, match="known sources: dance_with_melody, synthetic"):
         make_source("sintetic")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"n_clips": "many"},
+        {"n_clips": 2.5},
+        {"n_clips": True},
+        {"clip_s": float("nan")},
+        {"clip_s": "long"},
+        {"seed": 0.5},
+        {"root": "here"},
+        {"name": "other"},
+    ],
+)
+def test_options_of_a_wrong_type_are_sentences(options: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match="synthetic"):
+        make_source("synthetic", None, **options)

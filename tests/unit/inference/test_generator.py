@@ -16,7 +16,14 @@ from momu_dist.core.motion.cleaning import grid_frames, resample_to_grid
 from momu_dist.data.clips import PreparedClip, first_clips
 from momu_dist.data.manifest import Manifest
 from momu_dist.errors import CheckpointError, ConfigError, DataError, MomuError
-from momu_dist.inference.generator import Generator, Request, Sample, variations
+from momu_dist.inference.generator import (
+    Generator,
+    Request,
+    Sample,
+    _Prepared,
+    _warn_if_long,
+    variations,
+)
 from momu_dist.inference.inputs import read_inputs
 from momu_dist.inference.motion_io import save_motion_npz, write_openpose_json
 
@@ -292,3 +299,35 @@ def test_motion_of_another_camera_is_brought_to_size(generator: Generator, clips
     (own,) = generator.generate(request_of("m2a", clips))
     (moved,) = generator.generate(request_of("m2a", clips, motion_px=motion + 10.0))
     np.testing.assert_allclose(moved.motion_px, own.motion_px + 10.0, atol=1e-2)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_one_second_is_long_enough(generator: Generator, clips: list[PreparedClip], task: str) -> None:
+    (sample,) = generator.generate(request_of(task, clips, seconds=1.0))
+    assert len(sample.motion_px) == grid_frames(1.0)
+
+
+def test_motion_and_music_out_of_range_are_sentences(generator: Generator, clips: list[PreparedClip]) -> None:
+    for motion, sentence in ((clips[0].motion_px * 0, "no length"), (clips[0].motion_px * 1e6, "px")):
+        with pytest.raises(DataError, match=sentence):
+            generator.generate(request_of("m2a", clips, motion_px=motion))
+    with pytest.raises(DataError, match="full scale"):
+        generator.generate(request_of("a2m", clips, audio=clips[0].audio * 1e6 + 1e4))
+
+
+def test_latents_that_are_not_finite_name_the_guidance(
+    generator: Generator, clips: list[PreparedClip]
+) -> None:
+    net = generator.models.denoising["a2m"]
+    broken = replace(net, eps=lambda x, *rest: x * float("nan"))
+    models = replace(generator.models, denoising={"a2m": broken})
+    with pytest.raises(DataError, match="motion is not finite with guidance 90"):
+        Generator(models).generate(request_of("a2m", clips, guidance=90.0))
+
+
+def test_a_long_request_is_made_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    _warn_if_long([_Prepared(Request("joint"), grid_frames(60.0))])
+    assert not caplog.records
+    _warn_if_long([_Prepared(Request("joint"), grid_frames(61.0))] * 2)
+    assert [record.getMessage()[:4] for record in caplog.records] == ["61 s"]
+    assert "--seconds" in caplog.text

@@ -152,3 +152,41 @@ def test_wrong_shapes_are_not_written(tmp_path: Path) -> None:
         save_motion_npz(tmp_path / "a.npz", np.zeros((5, 13, 2)), 62.5)
     with pytest.raises(DataError, match="cannot be written"):
         write_openpose_json(tmp_path / "a.json", np.zeros((5, 14, 2)), 62.5, np.ones((4, 14)))
+
+
+@pytest.mark.parametrize("rate", [True, "25", [25.0], 0, -1.0, float("inf"), 10**400])
+def test_a_rate_that_is_no_positive_number_is_a_sentence(
+    rate: object, motion: np.ndarray, tmp_path: Path
+) -> None:
+    path = tmp_path / "clip.json"
+    write_openpose_json(path, motion, 62.5)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "rate_hz": rate}))
+    with pytest.raises(DataError, match=r"frame rate|not JSON"):
+        read_motion(path)
+
+
+@pytest.mark.parametrize("rate", [np.array([25.0]), np.array("25"), np.array(25 + 1j), np.array(True)])
+def test_an_npz_rate_that_is_no_positive_number_is_a_sentence(
+    rate: np.ndarray, motion: np.ndarray, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "clip.npz", motion_px=motion, conf=np.ones((6, 14)), rate_hz=rate)
+    with pytest.raises(DataError, match="frame rate"):
+        read_motion(tmp_path / "clip.npz")
+
+
+def test_arrays_that_hold_no_real_numbers_are_sentences(motion: np.ndarray, tmp_path: Path) -> None:
+    for kind in (str, complex, bool):
+        np.savez(tmp_path / "a.npz", motion_px=motion.astype(kind), conf=np.ones((6, 14)), rate_hz=25.0)
+        with pytest.raises(DataError, match="real numbers"):
+            read_motion(tmp_path / "a.npz")
+    np.save(tmp_path / "a.npy", motion.astype(object), allow_pickle=True)
+    with pytest.raises(DataError, match="pickled objects") as caught:
+        read_motion(tmp_path / "a.npy", 25)
+    assert "allow_pickle" not in str(caught.value)
+
+
+def test_json_of_endless_depth_or_length_is_a_sentence(tmp_path: Path) -> None:
+    for text in ("[" * 100_000, "9" * 10_000):
+        (tmp_path / "a.json").write_text(text)
+        with pytest.raises(DataError, match="not JSON"):
+            read_motion(tmp_path / "a.json", 25)

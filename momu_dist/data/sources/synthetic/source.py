@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,9 +46,12 @@ class Synthetic:
         seed: int = 0,
         jitter_px: float = 1.0,
     ) -> None:
-        if n_clips < 1 or clip_s <= 0:
+        if isinstance(n_clips, bool) or not isinstance(n_clips, int) or not isinstance(seed, int):
+            raise DataError(f"synthetic: n_clips={n_clips!r}, seed={seed!r}; give whole numbers.")
+        if n_clips < 1 or not 0 < clip_s < math.inf or not math.isfinite(jitter_px):
             raise DataError(
-                f"synthetic: n_clips={n_clips}, clip_s={clip_s}; give at least one clip longer than 0 s."
+                f"synthetic: n_clips={n_clips}, clip_s={clip_s}, jitter_px={jitter_px}; give at least one clip "
+                "longer than 0 s, and finite numbers."
             )
         self.n_clips, self.clip_s, self.seed, self.jitter_px = (
             int(n_clips),
