@@ -167,7 +167,7 @@ def _generate(options: argparse.Namespace) -> None:
     for sample in samples:
         name = f"{options.task}-seed{sample.request.seed}"
         paths = write_sample(Path(options.out), name, sample, origin)
-        print(f"{name}: {paths['mp4']} (sound made by {sample.vocoder or 'the input itself'})")
+        print(f"{name}: {paths['mp4']} (sound: {sample.vocoder or 'your input'})")
 
 
 def _add_evaluate(commands: Any) -> None:

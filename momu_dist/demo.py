@@ -161,7 +161,7 @@ def _write(out: Path, task: str, samples: Sequence[Sample], inputs: dict[str, An
             origin |= {"input": inputs["clips"][i], "data": str(out / "data")}
         paths = write_sample(out / "samples", name, sample, origin)
         relative = {kind: str(path.relative_to(out)) for kind, path in paths.items()}
-        note = f"Sound: {sample.vocoder}" if sample.vocoder else "Sound: the music that was given"
+        note = f"Sound: {sample.vocoder} vocoder" if sample.vocoder else "Sound: the music that was given"
         cards.append(
             Card(name, relative["mp4"], relative["wav"], relative["sheet"], relative["recipe"], note)
         )
@@ -172,10 +172,13 @@ def _page(out: Path, summary: dict[str, Any], cards: dict[str, list[Card]]) -> N
     page = Page("MoMu-Diffusion: the demo")
     page.text(
         "A synthetic set of music and dancers was prepared, two autoencoders and two diffusion transformers were trained on "
-        "it, and held-out clips were scored. The bars are beat F1 at +-0.07 s: 'generated' should stand clearly above 'shuffled'."
+        "it, and held-out clips were scored. The bars are beat F1 at ±0.07 s against the true partner. 'generated' should stand "
+        "clearly above 'shuffled', the same samples against other clips' partners; 'ceiling' is what the autoencoder itself "
+        "keeps, 'chance' what evenly spaced beats get."
     )
     shown = ("generated", "shuffled", "ceiling", "chance")
-    page.scores({TASKS[task]: {k: values[k] for k in shown} for task, values in summary["beat_f1"].items()})
+    found = summary["beat_f1"]
+    page.scores({title: {k: found[task][k] for k in shown} for task, title in TASKS.items() if task in found})
     for task, title in TASKS.items():
         page.heading(title).gallery(cards[task])
     curves = {}
