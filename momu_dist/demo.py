@@ -38,6 +38,7 @@ CURVES = {
     "dit_a2m": ("val/true", "val/shuffled", "val/null"),
 }
 GUIDANCE = 2.0
+SHOWN_SCORES = ("generated", "shuffled", "ceiling", "chance")
 TASKS = {"a2m": "Motion from music", "m2a": "Music from motion", "joint": "Both at once"}
 
 
@@ -105,7 +106,7 @@ def run_demo(out: Path, smoke: bool = False) -> None:
     (out / "summary.json").write_text(json.dumps(summary, indent=2))
     _page(out, summary, cards)
     for task, values in summary["beat_f1"].items():
-        print(f"{task}: " + "  ".join(f"{name} {value:.3f}" for name, value in values.items()))
+        print(f"{task} beat F1: " + "  ".join(f"{name} {values[name]:.3f}" for name in SHOWN_SCORES))
     print(
         f"Done in {sum(clock.seconds.values()) / 60:.1f} min. Open {out / 'index.html'} and look; numbers: {out / 'summary.json'}"
     )
@@ -176,9 +177,10 @@ def _page(out: Path, summary: dict[str, Any], cards: dict[str, list[Card]]) -> N
         "clearly above 'shuffled', the same samples against other clips' partners; 'ceiling' is what the autoencoder itself "
         "keeps, 'chance' what evenly spaced beats get."
     )
-    shown = ("generated", "shuffled", "ceiling", "chance")
     found = summary["beat_f1"]
-    page.scores({title: {k: found[task][k] for k in shown} for task, title in TASKS.items() if task in found})
+    page.scores(
+        {title: {k: found[task][k] for k in SHOWN_SCORES} for task, title in TASKS.items() if task in found}
+    )
     for task, title in TASKS.items():
         page.heading(title).gallery(cards[task])
     curves = {}
