@@ -24,6 +24,7 @@ from momu_dist.data.feed import FeedSpec, LocalFeed
 from momu_dist.data.manifest import Manifest
 from momu_dist.data.prepare import PrepareOptions, prepare
 from momu_dist.data.sources import make_source
+from momu_dist.train.build import feed_spec
 from momu_dist.train.ray_session import ray_session
 from momu_dist.train.run import train
 from momu_dist.train.worker import run_worker
@@ -195,9 +196,7 @@ def test_a_task_that_calls_the_unwrapped_network_is_caught(
     found = {}
     for kind in TASKS:
         config = make_config("dit_a2m", "ddp", tmp_path, data, chain, f"name={kind}")
-        columns = DitMusicToMotion.columns
-        train_settings = config.train
-        spec = FeedSpec(str(latents), columns, config.seed, train_settings.global_batch, 32, 4)
+        spec = feed_spec(config, latents, DitMusicToMotion.columns)
         run = Path(config.out) / kind
         run.mkdir(parents=True)
         mp.spawn(rank_main, (kind, resolved_dict(config), spec, free_port()), nprocs=2)
