@@ -59,7 +59,7 @@ class TrainConfig:
     epochs: float = 1.0
     max_steps: int | None = None
     precision: Literal["fp32", "bf16"] = (
-        "fp32"  # bf16 is autocast; weights stay fp32 (frozen nets too, under DeepSpeed)
+        "fp32"  # bf16 is autocast around everything a phase computes; weights stay fp32
     )
     ema_decay: float | None = 0.999
     log_every: int = 10

@@ -52,7 +52,10 @@ class DeepSpeedEngine:
         self.engine: Any = self.module
 
     def computing(self) -> AbstractContextManager[object]:
-        return nullcontext()
+        # DeepSpeed's own autocast covers its network only; frozen networks and discriminators belong to the phase too.
+        if not self.options.bf16:
+            return nullcontext()
+        return torch.autocast(self.engine.device.type, dtype=torch.bfloat16)
 
     def backward(self, loss: Tensor) -> None:
         self.engine.backward(loss)
