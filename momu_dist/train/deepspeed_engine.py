@@ -40,6 +40,7 @@ class DeepSpeedEngine:
         self.sharded = stage == 3
         self.net = net
         self.options = options
+        self.device_type = next(net.parameters()).device.type
         optimizer = torch.optim.AdamW(
             net.parameters(),
             lr=options.optim.lr,
@@ -55,7 +56,7 @@ class DeepSpeedEngine:
         # DeepSpeed's own autocast covers its network only; frozen networks and discriminators belong to the phase too.
         if not self.options.bf16:
             return nullcontext()
-        return torch.autocast(self.engine.device.type, dtype=torch.bfloat16)
+        return torch.autocast(self.device_type, dtype=torch.bfloat16)
 
     def backward(self, loss: Tensor) -> None:
         self.engine.backward(loss)
