@@ -50,6 +50,7 @@ class DemoSize:
     held_out: int
     shown: int
     steps: int
+    fractions: tuple[float, float, float] = (0.9, 0.05, 0.05)
     overrides: tuple[str, ...] = ()
 
 
@@ -59,6 +60,7 @@ SMOKE = DemoSize(
     held_out=2,
     shown=1,
     steps=4,
+    fractions=(0.8, 0.1, 0.1),  # two held-out clips at least, to have a stranger to compare with
     overrides=(
         "train.max_steps=8",
         "train.validate_every=8",
@@ -80,7 +82,7 @@ def run_demo(out: Path, smoke: bool = False) -> None:
     with ray_session(workers=2):
         with clock.stage("prepare"):
             source = make_source("synthetic", n_clips=size.n_clips)
-            options = PrepareOptions(shard_mb=16.0)
+            options = PrepareOptions(fractions=size.fractions, shard_mb=16.0)
             print(
                 report(
                     prepare(
