@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from momu_dist.errors import MomuError
+from momu_dist.errors import exit_code
 
 Command = Callable[[argparse.Namespace], None]
 
@@ -24,18 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return train_main(given[1:])
     options = _parser().parse_args(given)
-    try:
-        options.run(options)
-    except MomuError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error.filename or 'a file'}: {error.strerror or error}.", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
-    return 0
+    return exit_code(lambda: options.run(options), "stopped")
 
 
 def _parser() -> argparse.ArgumentParser:

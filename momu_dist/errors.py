@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+
 
 class MomuError(Exception):
     """A sentence for the user; command lines print it without a traceback and exit with code 2."""
@@ -25,3 +28,19 @@ class CheckpointError(MomuError):
 
 class TrainingError(MomuError):
     """A training that had to stop, such as a loss that is not finite."""
+
+
+def exit_code(command: Callable[[], None], stopped: str) -> int:
+    """Run a command line's work and return its exit code: 0, 2 after one sentence on stderr, 130 after Ctrl-C and `stopped`."""
+    try:
+        command()
+    except MomuError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {error.filename or 'a file'}: {error.strerror or error}.", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(stopped, file=sys.stderr)
+        return 130
+    return 0

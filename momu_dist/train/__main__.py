@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from momu_dist.config.load import load_config
-from momu_dist.errors import MomuError
+from momu_dist.errors import exit_code
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,32 +21,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "overrides", nargs="*", metavar="section.field=value", help="values that overrule the file's"
     )
     options = parser.parse_intermixed_args(arguments)  # options may stand between overrides
-    try:
-        config = load_config(options.config, options.overrides)
-        if options.dry_run:
-            from momu_dist.train.dry_run import report
+    stopped = "stopped; the same command goes on from the newest checkpoint"
+    return exit_code(lambda: _run(options.config, options.overrides, options.dry_run), stopped)
 
-            print(report(config))
-        elif config.train.strategy == "local":
-            from momu_dist.train.run import train
 
+def _run(path: str, overrides: Sequence[str], dry_run: bool) -> None:
+    config = load_config(path, overrides)
+    if dry_run:
+        from momu_dist.train.dry_run import report
+
+        print(report(config))
+    elif config.train.strategy == "local":
+        from momu_dist.train.run import train
+
+        print(f"trained: {train(config)}")
+    else:
+        from momu_dist.train.ray_session import ray_session
+        from momu_dist.train.run import train
+
+        with ray_session(config.train.workers, config.train.worker_cpus):
             print(f"trained: {train(config)}")
-        else:
-            from momu_dist.train.ray_session import ray_session
-            from momu_dist.train.run import train
-
-            with ray_session(config.train.workers, config.train.worker_cpus):
-                print(f"trained: {train(config)}")
-    except MomuError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"error: {error.filename or 'a file'}: {error.strerror or error}.", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from the newest checkpoint", file=sys.stderr)
-        return 130
-    return 0
 
 
 if __name__ == "__main__":
