@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from momu_dist.core.audio.mel import HOP, MEL_RATE_HZ, N_FFT, N_MELS, SAMPLE_RATE, log_mel
 from momu_dist.core.audio.onsets import LORIS_ONSETS, ONSET_HOP, ONSET_SAMPLE_RATE, onset_times
 from momu_dist.core.motion.cleaning import fill_gaps, grid_frames, resample_to_grid
-from momu_dist.core.motion.kinematics import normalised_amplitude
+from momu_dist.core.motion.kinematics import Angle, Window, normalised_amplitude
 from momu_dist.core.motion.skeleton import N_JOINTS
 from momu_dist.data.record import Record, Row
 from momu_dist.errors import ClipError
@@ -21,14 +22,22 @@ from momu_dist.errors import ClipError
 FEATURE_VERSION = 1
 
 MIN_CONF = 0.05
-AMPLITUDE_BINS = 10
 # Motion and audio of one clip may differ by a frame or two of a camera, not by more: then a rate is wrong or
 # a file torn.
 MAX_DIFFERENCE_S = 0.25
 MIN_FRAMES = 16
 
 
-def feature_parameters() -> dict[str, Any]:
+@dataclass(frozen=True)
+class AmplitudeOptions:
+    """How the stored kinematic amplitude reads Eq. 1-2 where the paper is silent; see `core.motion.kinematics`."""
+
+    bins: int = 10
+    window: Window = "hard"
+    angle: Angle = "atan2"
+
+
+def feature_parameters(amplitude: AmplitudeOptions = AmplitudeOptions()) -> dict[str, Any]:
     """Everything the features depend on, as JSON types."""
     return {
         "version": FEATURE_VERSION,
@@ -36,14 +45,15 @@ def feature_parameters() -> dict[str, Any]:
         "grid_hz": MEL_RATE_HZ,
         "joints": N_JOINTS,
         "min_conf": MIN_CONF,
-        "amplitude": {"bins": AMPLITUDE_BINS, "window": "hard", "angle": "atan2", "over": "maximum"},
+        "amplitude": {**asdict(amplitude), "over": "maximum"},
         "onsets": {**vars(LORIS_ONSETS), "sample_rate": ONSET_SAMPLE_RATE, "hop": ONSET_HOP},
     }
 
 
-def feature_fingerprint() -> str:
+def feature_fingerprint(amplitude: AmplitudeOptions = AmplitudeOptions()) -> str:
     """16 hex digits that change whenever `feature_parameters` does."""
-    return hashlib.sha256(json.dumps(feature_parameters(), sort_keys=True).encode()).hexdigest()[:16]
+    parameters = json.dumps(feature_parameters(amplitude), sort_keys=True)
+    return hashlib.sha256(parameters.encode()).hexdigest()[:16]
 
 
 def check(record: Record) -> None:
@@ -75,7 +85,7 @@ def check(record: Record) -> None:
         )
 
 
-def extract(record: Record) -> Row:
+def extract(record: Record, amplitude: AmplitudeOptions = AmplitudeOptions()) -> Row:
     """The row of a record, still without audio: all on the mel grid (62.5 Hz), an even number of frames T.
 
     motion (T,14,2) px after gap filling, band-limited; conf (T,14), 0 where the joint was filled in; mel
@@ -99,7 +109,9 @@ def extract(record: Record) -> Row:
         motion=motion,
         conf=_conf_on_grid(conf, record.fps, n_frames),
         mel=mel,
-        amplitude=normalised_amplitude(motion, AMPLITUDE_BINS).astype(np.float32),
+        amplitude=normalised_amplitude(motion, amplitude.bins, amplitude.window, amplitude.angle).astype(
+            np.float32
+        ),
         onsets_s=onset_times(np.asarray(audio, dtype=np.float32), SAMPLE_RATE).astype(np.float32),
         beats_s=beats_s[beats_s < n_frames / MEL_RATE_HZ].astype(np.float32),
         audio=b"",

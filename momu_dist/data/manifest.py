@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from momu_dist.core.motion.normalise import MotionStats
-from momu_dist.data.features import feature_fingerprint
+from momu_dist.data.features import AmplitudeOptions, feature_fingerprint
 from momu_dist.data.index import INDEX, load_index, nothing_there
 from momu_dist.errors import DataError
 
-MANIFEST_VERSION = 1
+MANIFEST_VERSION = 2
 MANIFEST, REJECTED = "manifest.json", "rejected.parquet"
 SPLITS = ("train", "val", "test")
 
@@ -56,12 +56,13 @@ class Manifest:
             raise DataError(
                 f"{path} has version {version}, expected {MANIFEST_VERSION}; prepare the data again."
             )
-        if fingerprint != feature_fingerprint():
-            raise DataError(
-                f"the data at {root} was made with other features ({fingerprint}, this program makes "
-                f"{feature_fingerprint()}); prepare again into a new folder."
-            )
         try:
+            ours = feature_fingerprint(_amplitude(content["options"]))
+            if fingerprint != ours:
+                raise DataError(
+                    f"the data at {root} was made with other features ({fingerprint}, this program makes "
+                    f"{ours}); prepare again into a new folder."
+                )
             _check_shards(root, content["shards"])
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{path} is not a manifest ({error!r}); prepare the data again.") from error
@@ -106,6 +107,11 @@ class Manifest:
         if name not in SPLITS:
             raise DataError(f"no split named {name!r}; there are {', '.join(SPLITS)}.")
         return self.clips.filter(pc.equal(self.clips["split"], name))
+
+
+def _amplitude(options: dict[str, Any]) -> AmplitudeOptions:
+    """The amplitude options among a manifest's prepare options."""
+    return AmplitudeOptions(*(options[f"amplitude_{name}"] for name in ("bins", "window", "angle")))
 
 
 def _check_shards(root: Path, shards: list[dict[str, Any]]) -> None:

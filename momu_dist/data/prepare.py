@@ -20,8 +20,9 @@ from pydantic import TypeAdapter, ValidationError
 from tqdm import tqdm
 
 from momu_dist.core.audio.mel import MEL_RATE_HZ
+from momu_dist.core.motion.kinematics import Angle, Window
 from momu_dist.core.motion.normalise import MotionSums
-from momu_dist.data.features import feature_fingerprint, feature_parameters
+from momu_dist.data.features import AmplitudeOptions, feature_fingerprint, feature_parameters
 from momu_dist.data.index import INDEX, INDEX_SCHEMA
 from momu_dist.data.manifest import (
     MANIFEST,
@@ -50,14 +51,18 @@ class PrepareOptions:
 
     split: "group" keeps clips of one group together, "clip" is the paper's (it leaks: see the dataset's
     card). fractions: train, val, test. window_s: recordings are cut into windows of this length, None leaves
-    them whole. audio: FLAC inside the shards, or files under audio/. max_rejected: the share of clips that
-    may be unusable before preparation fails.
+    them whole. amplitude_*: how Eq. 1-2 are read (`core.motion.kinematics.directogram`). audio: FLAC
+    inside the shards, or files under audio/. max_rejected: the share of clips that may be unusable before
+    preparation fails.
     """
 
     split: Literal["group", "clip"] = "group"
     fractions: tuple[float, float, float] = (0.9, 0.05, 0.05)
     seed: int = 0
     window_s: float | None = None
+    amplitude_bins: int = 10
+    amplitude_window: Window = "hard"
+    amplitude_angle: Angle = "atan2"
     row_group_clips: int = 32
     shard_mb: float = 128.0
     audio: Literal["flac", "path"] = "flac"
@@ -73,6 +78,12 @@ class PrepareOptions:
             wrong = f"fractions are {self.fractions}, expected three shares (train, val, test) that sum to 1"
         elif self.window_s is not None and not 1 <= self.window_s < math.inf:
             wrong = f"window_s is {self.window_s}, expected at least 1 s, or null"
+        elif self.amplitude_bins < 1:
+            wrong = f"amplitude_bins is {self.amplitude_bins}, expected at least 1"
+        elif self.amplitude_window not in ("hard", "literal"):
+            wrong = f"amplitude_window is {self.amplitude_window!r}, expected hard or literal"
+        elif self.amplitude_angle not in ("atan2", "atan"):
+            wrong = f"amplitude_angle is {self.amplitude_angle!r}, expected atan2 or atan"
         elif not 1 <= self.row_group_clips <= MAX_ROW_GROUP_CLIPS:
             wrong = f"row_group_clips is {self.row_group_clips}, expected 1 to {MAX_ROW_GROUP_CLIPS}"
         elif not 0 < self.shard_mb < math.inf:
@@ -83,6 +94,11 @@ class PrepareOptions:
             wrong = f"max_rejected is {self.max_rejected}, expected a share from 0 to 1"
         if wrong:
             raise DataError(f"prepare: {wrong}.")
+
+    @property
+    def amplitude(self) -> AmplitudeOptions:
+        """The amplitude_* options, as the features take them."""
+        return AmplitudeOptions(self.amplitude_bins, self.amplitude_window, self.amplitude_angle)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> PrepareOptions:
@@ -174,12 +190,12 @@ def _prepare(
             _digest(plan),
         )
     ]
-    results = _run(units, ShardMaker(source), runner, progress)
+    results = _run(units, ShardMaker(source, options.amplitude), runner, progress)
     rejects = [reject for result in results for reject in result["rejects"]]
     _write_table(pa.Table.from_pylist(rejects, schema=REJECTED_SCHEMA), out_dir / REJECTED)
     n_clips = sum(len(refs) for refs in split_refs.values())
     _check_rejects(rejects, n_clips, options.max_rejected, out_dir)
-    return _finalise(out_dir, plan, results, len(rejects))
+    return _finalise(out_dir, plan, feature_parameters(options.amplitude), results, len(rejects))
 
 
 @contextmanager
@@ -229,7 +245,7 @@ def _plan(source: Source, options: PrepareOptions, split_refs: dict[str, list[Cl
         "source": source.name,
         "source_options": source.options,
         "options": plain,
-        "features": feature_fingerprint(),
+        "features": feature_fingerprint(options.amplitude),
         "clips": _digest(refs),
     }
 
@@ -295,7 +311,9 @@ def _check_rejects(rejects: list[dict[str, str]], n_clips: int, max_rejected: fl
         )
 
 
-def _finalise(out_dir: Path, plan: dict[str, Any], results: list[Unit], n_rejected: int) -> Manifest:
+def _finalise(
+    out_dir: Path, plan: dict[str, Any], features: dict[str, Any], results: list[Unit], n_rejected: int
+) -> Manifest:
     """Writes index and manifest from the side files in the shards' order: same data, same bytes."""
     motion, mel = MotionSums(), MelSums()
     index: list[dict[str, Any]] = []
@@ -316,7 +334,7 @@ def _finalise(out_dir: Path, plan: dict[str, Any], results: list[Unit], n_reject
         "source_options": plan["source_options"],
         "options": plan["options"],
         "feature_fingerprint": plan["features"],
-        "features": feature_parameters(),
+        "features": features,
         "shards": shards,
         "splits": {split: _split_size(index, split) for split in SPLITS},
         "rejected": n_rejected,

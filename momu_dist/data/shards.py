@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from momu_dist.core.audio.mel import HOP, SAMPLE_RATE
 from momu_dist.core.motion.normalise import MotionSums
 from momu_dist.data.audio_io import encode_flac
-from momu_dist.data.features import extract
+from momu_dist.data.features import AmplitudeOptions, extract
 from momu_dist.data.record import SCHEMA, ClipRef, Record, Row, rows_to_table
 from momu_dist.data.sources import Source
 from momu_dist.errors import ClipError, DataError
@@ -90,6 +90,7 @@ class ShardMaker:
     """Makes one shard from a unit; a callable object, since Ray sends it to workers with its source."""
 
     source: Source
+    amplitude: AmplitudeOptions = AmplitudeOptions()
 
     def __call__(self, unit: dict[str, Any], on_clip: Callable[[], None] | None = None) -> dict[str, Any]:
         """Writes the unit's parquet, then its side file, each atomically; returns what the side file says.
@@ -156,7 +157,7 @@ class ShardMaker:
         """The clip's row with its audio, or None and a line in `rejects`."""
         try:
             record = self.source.load(ref)
-            row = extract(record)
+            row = extract(record, self.amplitude)
             return _with_audio(row, record, Path(unit["out_dir"]), unit["audio"])
         except ClipError as error:
             reason = str(error)

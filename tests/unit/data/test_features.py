@@ -11,6 +11,7 @@ import torch
 
 import momu_dist.data.features as features
 from momu_dist.core.audio.mel import log_mel
+from momu_dist.core.motion.kinematics import normalised_amplitude
 from momu_dist.data.record import Record
 from momu_dist.data.sources.synthetic.source import Synthetic
 from momu_dist.errors import ClipError
@@ -92,5 +93,13 @@ def test_motion_at_another_rate_gives_the_same_place_on_the_grid() -> None:
 
 def test_the_fingerprint_changes_with_any_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
     before = features.feature_fingerprint()
-    monkeypatch.setattr(features, "AMPLITUDE_BINS", 12)
+    assert features.feature_fingerprint(features.AmplitudeOptions(bins=12)) != before
+    monkeypatch.setattr(features, "MIN_CONF", 0.2)
     assert features.feature_fingerprint() != before
+
+
+def test_the_amplitude_is_read_as_the_options_say() -> None:
+    literal = features.extract(GOOD, features.AmplitudeOptions(12, "literal", "atan"))
+    expected = normalised_amplitude(literal.motion, 12, "literal", "atan")
+    np.testing.assert_allclose(literal.amplitude, expected, rtol=1e-6)
+    assert np.abs(literal.amplitude - features.extract(GOOD).amplitude).max() > 0.01

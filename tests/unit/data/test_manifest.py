@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from momu_dist.data.features import feature_fingerprint
 from momu_dist.data.index import load_index
 from momu_dist.data.manifest import Manifest
 from momu_dist.data.prepare import PrepareOptions, prepare
@@ -50,9 +51,16 @@ def test_other_features_are_refused(prepared: Path) -> None:
         Manifest.load(prepared)
 
 
+def test_features_chosen_by_the_recipe_are_not_refused(tmp_path: Path) -> None:
+    options = PrepareOptions(amplitude_bins=12, amplitude_angle="atan")
+    made = prepare(Synthetic(n_clips=2, clip_s=2.0), tmp_path, options, progress=False)
+    assert made.content["features"]["amplitude"]["bins"] == 12
+    assert made.feature_fingerprint == Manifest.load(tmp_path).feature_fingerprint != feature_fingerprint()
+
+
 def test_another_version_is_refused(prepared: Path) -> None:
     change(prepared, version=99)
-    with pytest.raises(DataError, match="version 99, expected 1"):
+    with pytest.raises(DataError, match="version 99, expected 2"):
         Manifest.load(prepared)
 
 
