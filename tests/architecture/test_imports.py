@@ -156,7 +156,7 @@ def test_an_import_that_points_right_is_found(name: str, source: str) -> None:
     [
         ("train/loop.py", "from momu_dist.tracking import open_tracker"),
         ("core/tasks/dit.py", "from ..models.dit import DiT"),
-        ("cli.py", "import momu_dist.demo"),
+        ("cli/demo.py", "import momu_dist.demo"),
         ("demo.py", "from momu_dist import __version__, train"),
     ],
 )

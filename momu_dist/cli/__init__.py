@@ -1,0 +1,36 @@
+"""`momu`: the command line. Every command is a thin call into the package; mistakes end in one sentence and code 2."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from momu_dist.cli.demo import add_demo
+from momu_dist.cli.evaluate import add_evaluate
+from momu_dist.cli.generate import add_generate
+from momu_dist.cli.prepare import add_prepare
+from momu_dist.errors import exit_code
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return 0, or 2 after one sentence on stderr for what a user can mend."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["train"]:
+        # It has a parser of its own; argparse cannot hand options on to another one.
+        from momu_dist.train.__main__ import main as train_main
+
+        return train_main(given[1:])
+    options = _parser().parse_args(given)
+    return exit_code(lambda: options.run(options), "stopped")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="momu", description="Train, use and score MoMu-Diffusion.")
+    commands = parser.add_subparsers(required=True, metavar="command")
+    add_prepare(commands)
+    commands.add_parser("train", help="Train one stage (the same as python -m momu_dist.train).")
+    add_generate(commands)
+    add_evaluate(commands)
+    add_demo(commands)
+    return parser

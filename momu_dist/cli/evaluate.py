@@ -1,0 +1,40 @@
+"""`momu evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from momu_dist.cli.command import Commands, add
+
+
+def add_evaluate(commands: Commands) -> None:
+    parser = add(commands, "evaluate", "Beat scores of trained models on held-out clips.", _run)
+    parser.add_argument(
+        "--checkpoint", action="append", required=True, help="a run, or a folder of runs; may be repeated"
+    )
+    parser.add_argument("--data", required=True, help="a prepared folder")
+    parser.add_argument("--split", default="test", choices=("train", "val", "test"))
+    parser.add_argument("-n", type=int, default=32, help="number of clips (32)")
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def _run(options: argparse.Namespace) -> None:
+    from momu_dist.data.clips import first_clips
+    from momu_dist.data.manifest import Manifest
+    from momu_dist.errors import ConfigError, DataError
+    from momu_dist.inference.evaluate import EvaluationSettings, evaluate_beats
+    from momu_dist.inference.generator import Generator
+
+    if options.n < 1:
+        raise ConfigError(f"-n is {options.n}, expected at least 1.")
+    if not Manifest.load(options.data).split(options.split).num_rows:
+        # `first_clips` would fall back to training clips, whose scores are no scores of held-out clips.
+        raise DataError(f"{options.data} has no clips in split {options.split}; name another with --split.")
+    generator = Generator.load(*options.checkpoint)
+    clips = first_clips(options.data, options.split, options.n)
+    settings = EvaluationSettings(options.steps, options.guidance, options.guidance, seed=options.seed)
+    scores, _ = evaluate_beats(generator, clips, settings)
+    print(json.dumps({"beat_f1": scores}, indent=2))

@@ -1,0 +1,66 @@
+"""`momu generate`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from momu_dist.cli.command import Commands, add
+
+
+def add_generate(commands: Commands) -> None:
+    parser = add(commands, "generate", "Make motion from music, music from motion, or both at once.", _run)
+    parser.add_argument("--task", choices=("a2m", "m2a", "joint"), required=True, help="a2m: music to motion")
+    parser.add_argument(
+        "--checkpoint", action="append", required=True, help="a run, or a folder of runs; may be repeated"
+    )
+    parser.add_argument(
+        "--input", help="a2m: any audio or video file; m2a: npz, json, npy or a folder of OpenPose frames"
+    )
+    parser.add_argument("--fps", type=float, help="frame rate of a motion file that does not hold one")
+    parser.add_argument("--seconds", type=float, help="length; cuts a longer input")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=50, help="DDIM steps (50)")
+    parser.add_argument("--guidance", type=float, default=3.0, help="classifier-free guidance scale s (3)")
+    parser.add_argument(
+        "--gamma", type=float, default=0.5, help="joint: share of steps under cross guidance (0.5)"
+    )
+    parser.add_argument(
+        "--sampler", default="ddim", help="ddim, or ddpm: all steps of the schedule, not for joint (ddim)"
+    )
+    parser.add_argument("-n", type=int, default=1, help="number of samples, seeds counted up from --seed")
+    parser.add_argument("--out", default="runs/generated", help="folder for the files (runs/generated)")
+
+
+def _run(options: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from momu_dist.errors import ConfigError
+    from momu_dist.inference.generator import Generator, Request, variations
+    from momu_dist.inference.inputs import read_inputs
+    from momu_dist.inference.outputs import output_folder, write_sample
+
+    if options.n < 1:
+        raise ConfigError(f"-n is {options.n}, expected at least 1.")
+    request = Request(
+        options.task, options.seed, options.seconds, options.steps, options.guidance, options.gamma,
+        options.sampler, **read_inputs(options.task, options.input, options.fps),
+    )  # fmt: skip
+    generator = Generator.load(*options.checkpoint)
+    output_folder(options.out)
+    with tqdm(total=options.steps, desc=f"{options.task} x {options.n}", unit="step") as bar:
+
+        def on_step(done: int, total: int) -> None:
+            bar.n, bar.total = done, total
+            bar.refresh()
+
+        samples = generator.generate(variations(request, options.n), on_step)
+    origin = {
+        "input": options.input,
+        "checkpoints": options.checkpoint,
+        "weights": dict(generator.models.origins),
+    }
+    for sample in samples:
+        name = f"{options.task}-seed{sample.request.seed}"
+        paths = write_sample(Path(options.out), name, sample, origin)
+        print(f"{name}: {paths['mp4']} (sound: {sample.vocoder or 'your input'})")
