@@ -116,7 +116,7 @@ def _asking(uri: str) -> Iterator[None]:
         raise
     except Exception as error:  # MLflow's own, and whatever a database or network library raises below it
         text = " ".join(str(error).split())[:300].rstrip(".")
-        raise CheckpointError(f"the model registry at {_shown(uri)} gave no answer: {text}.") from error
+        raise CheckpointError(f"the model registry at {_shown(uri)} failed: {text}.") from error
 
 
 def _shown(uri: str) -> str:
