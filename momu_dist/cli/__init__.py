@@ -10,6 +10,7 @@ from momu_dist.cli.demo import add_demo
 from momu_dist.cli.evaluate import add_evaluate
 from momu_dist.cli.generate import add_generate
 from momu_dist.cli.prepare import add_prepare
+from momu_dist.cli.promote import add_promote
 from momu_dist.errors import exit_code
 
 
@@ -32,5 +33,6 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("train", help="Train one stage (the same as python -m momu_dist.train).")
     add_generate(commands)
     add_evaluate(commands)
+    add_promote(commands)
     add_demo(commands)
     return parser

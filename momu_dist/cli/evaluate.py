@@ -5,14 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 
-from momu_dist.cli.command import Commands, add
+from momu_dist.cli.command import Commands, add, add_checkpoints, checkpoint_paths
 
 
 def add_evaluate(commands: Commands) -> None:
     parser = add(commands, "evaluate", "Beat scores of trained models on held-out clips.", _run)
-    parser.add_argument(
-        "--checkpoint", action="append", required=True, help="a run, or a folder of runs; may be repeated"
-    )
+    add_checkpoints(parser)
     parser.add_argument("--data", required=True, help="a prepared folder")
     parser.add_argument("--split", default="test", choices=("train", "val", "test"))
     parser.add_argument("-n", type=int, default=32, help="number of clips (32)")
@@ -33,7 +31,7 @@ def _run(options: argparse.Namespace) -> None:
     if not Manifest.load(options.data).split(options.split).num_rows:
         # `first_clips` would fall back to training clips, whose scores are no scores of held-out clips.
         raise DataError(f"{options.data} has no clips in split {options.split}; name another with --split.")
-    generator = Generator.load(*options.checkpoint)
+    generator = Generator.load(*checkpoint_paths(options))
     clips = first_clips(options.data, options.split, options.n)
     settings = EvaluationSettings(options.steps, options.guidance, options.guidance, seed=options.seed)
     scores, _ = evaluate_beats(generator, clips, settings)

@@ -5,15 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from momu_dist.cli.command import Commands, add
+from momu_dist.cli.command import Commands, add, add_checkpoints, checkpoint_paths
 
 
 def add_generate(commands: Commands) -> None:
     parser = add(commands, "generate", "Make motion from music, music from motion, or both at once.", _run)
     parser.add_argument("--task", choices=("a2m", "m2a", "joint"), required=True, help="a2m: music to motion")
-    parser.add_argument(
-        "--checkpoint", action="append", required=True, help="a run, or a folder of runs; may be repeated"
-    )
+    add_checkpoints(parser)
     parser.add_argument(
         "--input", help="a2m: any audio or video file; m2a: npz, json, npy or a folder of OpenPose frames"
     )
@@ -46,7 +44,7 @@ def _run(options: argparse.Namespace) -> None:
         options.task, options.seed, options.seconds, options.steps, options.guidance, options.gamma,
         options.sampler, **read_inputs(options.task, options.input, options.fps),
     )  # fmt: skip
-    generator = Generator.load(*options.checkpoint)
+    generator = Generator.load(*checkpoint_paths(options))
     output_folder(options.out)
     with tqdm(total=options.steps, desc=f"{options.task} x {options.n}", unit="step") as bar:
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+import re
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -167,6 +168,11 @@ def _check_run(config: RunConfig, where: str) -> None:
     if not all(0 <= beta < 1 for beta in config.optim.betas):
         raise ConfigError(
             f"{where}: optim.betas is {list(config.optim.betas)}, expected two numbers from 0 to below 1."
+        )
+    registered = config.tracking.registered_model
+    if registered is not None and not re.fullmatch(r"[\w.-]+", registered):
+        raise ConfigError(
+            f"{where}: tracking.registered_model is {registered!r}, expected letters, digits, '_', '-' and '.'."
         )
     if config.train.global_batch > MAX_BATCH:
         raise ConfigError(

@@ -26,7 +26,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class InputsConfig:
-    """Trained weights this run starts from: run folders or export folders."""
+    """Trained weights this run starts from: run folders, export folders, or registered models (`models:/NAME@ALIAS`)."""
 
     music_vae: str | None = None
     motion_vae: str | None = None
@@ -76,6 +76,7 @@ class TrackingConfig:
 
     uri: str = "auto"
     experiment: str = "momu"
+    registered_model: str | None = None  # name of the run's model in the registry; None: momu-<stage>
 
 
 @dataclass(frozen=True)

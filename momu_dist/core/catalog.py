@@ -24,14 +24,21 @@ class Stage:
     loss_config: type
     reads: Literal["clips", "latents"]
     in_channels: int  # of what the network is trained on: mel bands, motion channels, latent channels
+    judged_by: str  # the validation value whose lowest makes an export the best of its run
     needs: tuple[str, ...] = ()
 
 
 STAGES: dict[str, Stage] = {
-    "music_vae": Stage(MusicVaeTask, AutoencoderConfig, MusicVaeLoss, "clips", 80),
-    "motion_vae": Stage(MotionVaeTask, AutoencoderConfig, MotionVaeLoss, "clips", 28, needs=("music_vae",)),
-    "dit_m2a": Stage(DitMotionToMusic, DiTConfig, DitLoss, "latents", 20, needs=("music_vae", "motion_vae")),
-    "dit_a2m": Stage(DitMusicToMotion, DiTConfig, DitLoss, "latents", 20, needs=("music_vae", "motion_vae")),
+    "music_vae": Stage(MusicVaeTask, AutoencoderConfig, MusicVaeLoss, "clips", 80, "rec"),
+    "motion_vae": Stage(
+        MotionVaeTask, AutoencoderConfig, MotionVaeLoss, "clips", 28, "rec", needs=("music_vae",)
+    ),
+    "dit_m2a": Stage(
+        DitMotionToMusic, DiTConfig, DitLoss, "latents", 20, "true", needs=("music_vae", "motion_vae")
+    ),
+    "dit_a2m": Stage(
+        DitMusicToMotion, DiTConfig, DitLoss, "latents", 20, "true", needs=("music_vae", "motion_vae")
+    ),
 }
 
 SAMPLERS: dict[str, Sampler] = {

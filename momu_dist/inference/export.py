@@ -24,6 +24,7 @@ from momu_dist.config.schema import RunConfig
 from momu_dist.errors import CheckpointError
 
 FORMAT = 1
+MODEL_SCHEME = "models:/"  # of registered models, which are found outside of inference
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,29 @@ def write_export(
     (temporary / "model.json").write_text(json.dumps(tree, indent=2))
     for name, source in vaes.items():
         shutil.copytree(source, temporary / name, copy_function=_link_or_copy)
-    old = folder.with_name(f".{folder.name}-old")
+    _put_in_place(temporary, folder)
+
+
+def link_export(source: Path, folder: Path) -> None:
+    """Make `folder` the same export as `source`, in place of any older one; files are shared where the disk can.
+
+    Sharing is safe: an export is only ever replaced as a whole.
+    """
+    temporary = folder.with_name(f".{folder.name}-writing")
+    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.copytree(source, temporary, copy_function=_link_or_copy)
+    _put_in_place(temporary, folder)
+
+
+def restore_export(folder: Path) -> None:
+    """Bring the older export back where a process was killed between taking it away and putting the new one there."""
+    old = _old(folder)
+    if old.exists() and not folder.exists():
+        old.rename(folder)
+
+
+def _put_in_place(temporary: Path, folder: Path) -> None:
+    old = _old(folder)
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)
@@ -97,8 +120,17 @@ def write_export(
     shutil.rmtree(old, ignore_errors=True)
 
 
+def _old(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}-old")
+
+
 def find_export(path: str | Path, stage: str | None = None) -> Export:
     """Return the export at `path` (an export folder, or a run folder that holds one); `stage` is what it must be."""
+    if str(path).startswith(MODEL_SCHEME):
+        raise CheckpointError(
+            f"{path} is the name of a registered model, a path is needed here: give it to "
+            "momu_dist.tracking.registry.resolve, which returns one."
+        )
     root = Path(path)
     folder = next((f for f in (root, root / "export") if (f / "model.json").is_file()), None)
     if folder is None:
@@ -149,6 +181,16 @@ def file_sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def folder_sha256(folder: Path) -> str:
+    """Return the hex SHA-256 of the names and contents of all files under `folder`."""
+    lines = [
+        f"{file_sha256(path)}  {path.relative_to(folder).as_posix()}"
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    ]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def source_commit() -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from momu_dist.errors import ConfigError
+from momu_dist.tracking.background import BackgroundTracker
 from momu_dist.tracking.contract import Status, Tracker
 from momu_dist.tracking.null_tracker import NullTracker
 
-__all__ = ["Status", "Tracker", "check_uri", "open_tracker"]
+__all__ = ["Status", "Tracker", "auto_uri", "check_uri", "open_tracker", "send_waiting"]
 
 SPOOL_NAME = "tracking-spool.jsonl"
 SCHEMES = ("sqlite:///", "http://", "https://", "postgresql", "mysql", "mssql")
@@ -23,6 +24,11 @@ def check_uri(uri: str) -> None:
         )
 
 
+def auto_uri(runs: Path) -> str:
+    """Return the tracking URI that `auto` means for the runs in the folder `runs`."""
+    return f"sqlite:///{runs.absolute() / 'mlflow.db'}"
+
+
 def open_tracker(uri: str, experiment: str, run_folder: str | Path) -> Tracker:
     """Return the tracker of one run; what cannot be sent waits in `run_folder`/tracking-spool.jsonl.
 
@@ -31,12 +37,20 @@ def open_tracker(uri: str, experiment: str, run_folder: str | Path) -> Tracker:
     Raises ConfigError for a URI that MLflow does not offer, such as a plain folder.
     """
     check_uri(uri)
-    folder = Path(run_folder).absolute()
-    if uri == "none":
-        return NullTracker()
+    return NullTracker() if uri == "none" else _mlflow_tracker(uri, experiment, Path(run_folder))
+
+
+def send_waiting(uri: str, experiment: str, run_folder: str | Path) -> None:
+    """Send what a run that has ended still has in its spool; nothing happens where there is none."""
+    if uri != "none" and (Path(run_folder) / SPOOL_NAME).exists():
+        _mlflow_tracker(uri, experiment, Path(run_folder)).send_waiting()
+
+
+def _mlflow_tracker(uri: str, experiment: str, run_folder: Path) -> BackgroundTracker:
+    folder = run_folder.absolute()
     if uri == "auto":
         folder.parent.mkdir(parents=True, exist_ok=True)
-        uri = f"sqlite:///{folder.parent / 'mlflow.db'}"
+        uri = auto_uri(folder.parent)
     # Imported here because mlflow takes seconds, which `none` need not pay.
     from momu_dist.tracking.mlflow_tracker import mlflow_tracker
 

@@ -62,8 +62,7 @@ class BackgroundTracker:
     ) -> str:
         assert self._thread is None, "a tracker follows one run"
         self._run_id = run_id or uuid.uuid4().hex
-        self._thread = threading.Thread(target=self._work, name="momu-tracking", daemon=True)
-        self._thread.start()
+        self._thread = self._start_thread()
         self._put("start", {"name": run_name, "params": flatten(params), "tags": dict(tags or {})})
         return self._run_id
 
@@ -75,17 +74,35 @@ class BackgroundTracker:
     def artifact(self, local_path: str | Path, folder: str = "") -> None:
         self._put("artifact", {"path": str(Path(local_path).absolute()), "folder": folder})
 
+    def model(self, name: str, export: str | Path, tags: Mapping[str, str]) -> None:
+        self._put("model", {"name": name, "export": str(Path(export).absolute()), "tags": dict(tags)})
+
     def finish(self, status: Status = "FINISHED") -> None:
         if self._thread is None:
             return
         self._put("finish", {"status": status})
-        self._closing.set()
-        self._thread.join(self._finish_s)
-        if self._thread.is_alive():
-            self._abandon()
+        self._close(self._thread)
         if self._lost:
             log.warning("tracking: %d events found the queue full and were lost", self._lost)
         self._thread = None
+
+    def send_waiting(self) -> None:
+        """Send what an earlier process left in the spool, within the time that `finish` has; it reports nothing new."""
+        assert self._thread is None, "a tracker that follows a run sends by itself"
+        if self._spool:
+            thread = self._start_thread()
+            self._close(thread)
+
+    def _start_thread(self) -> threading.Thread:
+        thread = threading.Thread(target=self._work, name="momu-tracking", daemon=True)
+        thread.start()
+        return thread
+
+    def _close(self, thread: threading.Thread) -> None:
+        self._closing.set()
+        thread.join(self._finish_s)
+        if thread.is_alive():
+            self._abandon()
 
     def _put(self, kind: Kind, body: dict[str, Any]) -> None:
         event = Event(kind, self._run_id, time.time_ns() // 1_000_000, body)

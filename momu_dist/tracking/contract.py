@@ -1,4 +1,4 @@
-"""What training knows about a tracker: four calls that return at once and never raise."""
+"""What training knows about a tracker: five calls that return at once and never raise."""
 
 from __future__ import annotations
 
@@ -31,6 +31,10 @@ class Tracker(Protocol):
 
     def artifact(self, local_path: str | Path, folder: str = "") -> None:
         """Record a file under `folder` of the run. It is read later: leave it where it is."""
+        ...
+
+    def model(self, name: str, export: str | Path, tags: Mapping[str, str]) -> None:
+        """Record an export folder as a new version of the model `name`, found by `tags`. Leave the folder as it is."""
         ...
 
     def finish(self, status: Status = "FINISHED") -> None:

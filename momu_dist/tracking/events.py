@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-Kind = Literal["start", "metrics", "artifact", "finish"]
+Kind = Literal["start", "metrics", "artifact", "model", "finish"]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The MLflow end of tracking; no other module imports mlflow.
+"""The MLflow end of tracking.
 
 A run is found by our own id, kept in the tag `momu.run_id`, and not by MLflow's, which only the server can give: so a
 run has its id at once, even while the server is away, and a restart reopens the same run.
@@ -6,23 +6,14 @@ run has its id at once, even while the server is away, and a restart reopens the
 
 from __future__ import annotations
 
-import logging
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-# A server that hangs is left after seconds, not after MLflow's default of minutes; set before the import reads them.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-
-from mlflow.entities import Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
-from mlflow.tracking import MlflowClient
-
 from momu_dist.tracking.background import BackgroundTracker
 from momu_dist.tracking.events import Event, Rejected
+from momu_dist.tracking.mlflow_client import Metric, MlflowException, Param, RunTag, connect
+from momu_dist.tracking.mlflow_registry import register
 
 RUN_TAG = "momu.run_id"
 MOST_METRICS, MOST_PARAMS, MOST_TAGS = 1000, 100, 100  # MLflow's limits for one log_batch
@@ -34,9 +25,6 @@ _REFUSALS = {
 
 Item = TypeVar("Item")
 
-for _name in ("alembic", "mlflow.store.db.utils"):
-    logging.getLogger(_name).setLevel(logging.WARNING)  # a page of lines about creating the sqlite tables
-
 
 class MlflowBackend:
     """Delivers events to the experiment `experiment` at `uri`; delivering one again leaves the run unchanged.
@@ -46,7 +34,8 @@ class MlflowBackend:
     """
 
     def __init__(self, uri: str, experiment: str) -> None:
-        self._client = MlflowClient(tracking_uri=uri)
+        self._client = connect(uri)
+        self._is_server = uri.startswith("http")
         self._experiment_id = self._find_experiment(uri, experiment)
         self._mlflow_ids: dict[str, str] = {}
 
@@ -54,6 +43,7 @@ class MlflowBackend:
         actions: dict[str, Callable[[Event], None]] = {
             "start": self._start,
             "artifact": self._artifact,
+            "model": self._model,
             "finish": self._finish,
         }
         try:
@@ -120,6 +110,17 @@ class MlflowBackend:
         if not path.is_file():
             raise Rejected(f"{path} is not there any more")
         self._client.log_artifact(self._mlflow_id(event.run_id), str(path), event.body["folder"] or None)
+
+    def _model(self, event: Event) -> None:
+        register(
+            self._client,
+            self._experiment_id,
+            self._mlflow_id(event.run_id),
+            event.body["name"],
+            Path(event.body["export"]),
+            {**event.body["tags"], RUN_TAG: event.run_id},
+            self._is_server,
+        )
 
     def _finish(self, event: Event) -> None:
         self._client.set_terminated(

@@ -28,5 +28,8 @@ class NullTracker:
     def artifact(self, local_path: str | Path, folder: str = "") -> None:
         return None
 
+    def model(self, name: str, export: str | Path, tags: Mapping[str, str]) -> None:
+        return None
+
     def finish(self, status: Status = "FINISHED") -> None:
         return None

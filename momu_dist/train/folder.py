@@ -26,6 +26,8 @@ class RunFolder:
         self.path = Path(config.out).absolute() / config.name
         self.checkpoints = self.path / "checkpoints"
         self.export = self.path / "export"
+        self.best = self.path / "best"
+        self.registered = self.path / "registered"
         self.samples = self.path / "samples"
         self.metrics = self.path / "metrics.jsonl"
         self._config = self.path / "config.yaml"

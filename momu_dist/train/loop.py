@@ -40,10 +40,13 @@ class Feed(Protocol):
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the loop calls on rank 0. Weights are the averaged ones where the run has an average."""
+    """What the loop calls on rank 0. Weights are the averaged ones where the run has an average.
+
+    An export also gets the validation values of its step, as they are logged; none where the step was not validated.
+    """
 
     log: Callable[[int, dict[str, float]], None]
-    export: Callable[[int, Weights], None]
+    export: Callable[[int, Weights, dict[str, float]], None]
     sample: Callable[[int, Weights], None]
 
 
@@ -84,10 +87,9 @@ class Trainer:
             last = done == self.total_steps
             if done % train.log_every == 0 or last:
                 self._log(done, self._meter.flush(self.device))
-            if done % train.validate_every == 0 or last:
-                self._validate(done)
+            validated = self._validate(done) if done % train.validate_every == 0 or last else {}
             if done % train.checkpoint_every == 0 or last:
-                self._save(done)
+                self._save(done, validated)
             if last or (train.sample_every is not None and done % train.sample_every == 0):
                 self._sample(done)
             waiting = time.perf_counter()
@@ -141,7 +143,8 @@ class Trainer:
         )
 
     @torch.no_grad()
-    def _validate(self, done: int) -> None:
+    def _validate(self, done: int) -> dict[str, float]:
+        """Log and return the means over all validation clips; no clips give none."""
         rows = self.feed.validation()
         for network in self.networks.values():
             network.eval()
@@ -166,6 +169,8 @@ class Trainer:
                 f"val/{name}": float(s / n) for name, (s, n) in zip(sums, table.tolist(), strict=True) if n
             }
             self._log(done, means)
+            return means
+        return {}
 
     def _log(self, done: int, metrics: dict[str, float]) -> None:
         if self.rank == 0:
@@ -179,10 +184,10 @@ class Trainer:
         if self.rank == 0:
             self.hooks.sample(done, weights)
 
-    def _save(self, done: int) -> None:
+    def _save(self, done: int, validated: dict[str, float]) -> None:
         weights = self._weights()
         if self.rank == 0:
-            self.hooks.export(done, weights)
+            self.hooks.export(done, weights, validated)
         state = {
             "step": done,
             "plan": self.feed.plan_fingerprint,

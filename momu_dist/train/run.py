@@ -19,7 +19,8 @@ from momu_dist.data.latents import UnitRunner, in_process
 from momu_dist.data.manifest import Manifest
 from momu_dist.errors import ConfigError
 from momu_dist.inference.export import find_export
-from momu_dist.tracking import check_uri
+from momu_dist.tracking import auto_uri, check_uri, send_waiting
+from momu_dist.tracking.registry import resolve
 from momu_dist.train.build import build_task, feed_spec, open_run_latents, required_exports
 from momu_dist.train.dry_run import run_size, warnings
 from momu_dist.train.folder import RunFolder
@@ -32,7 +33,8 @@ def train(config: RunConfig) -> Path:
     Strategy `local` trains on this process without Ray; the others need a running Ray (`train.ray_session`). Every
     MomuError is one sentence for the user.
     """
-    config = _absolute(config)
+    check_uri(config.tracking.uri)
+    config = _absolute(_resolved(config))
     folder = RunFolder(config)
     data = Manifest.load(config.data.root)
     exports = required_exports(config, data)
@@ -44,8 +46,8 @@ def train(config: RunConfig) -> Path:
     finished = folder.finished()
     if finished is not None and finished["steps"] >= size.total_steps:
         print(f"{config.name} is finished ({finished['steps']} steps); its model is at {finished['export']}.")
+        send_waiting(config.tracking.uri, config.tracking.experiment, folder.path)
         return folder.path
-    check_uri(config.tracking.uri)
     folder.open(config, origin)
     for text in warnings(config, size):
         tqdm.write(f"warning: {text}")
@@ -85,6 +87,18 @@ def _ray_units(config: RunConfig) -> UnitRunner:
 
     gpus = 1.0 if config.train.device == "cuda" else 0.0
     return lambda units, fn: map_units(units, fn, cpus_per_core(), "encode latents", gpus)
+
+
+def _resolved(config: RunConfig) -> RunConfig:
+    """Return the run with the folders of the registered models among its inputs, looked up where the run is tracked."""
+    tracked = config.tracking.uri
+    store = {"auto": auto_uri(Path(config.out)), "none": None}.get(tracked, tracked)
+    given = {name: value for name, value in vars(config.inputs).items() if value is not None}
+    paths = {name: str(resolve(value, store)) for name, value in given.items()}
+    for name, path in paths.items():
+        if path != given[name]:
+            print(f"inputs.{name}: {given[name]} is {path}")
+    return replace(config, inputs=replace(config.inputs, **paths))
 
 
 def _absolute(config: RunConfig) -> RunConfig:

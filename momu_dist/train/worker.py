@@ -20,11 +20,12 @@ from momu_dist.data.feed import FeedSpec
 from momu_dist.data.latents import LatentManifest
 from momu_dist.data.manifest import Manifest
 from momu_dist.errors import MomuError
-from momu_dist.inference.export import find_export, write_export
+from momu_dist.inference.export import find_export
 from momu_dist.tracking import Tracker, open_tracker
 from momu_dist.train.build import build_task, export_facts, pick_device, required_exports
 from momu_dist.train.checkpoint import CheckpointStore
 from momu_dist.train.engine import DdpEngine, Engine, EngineOptions, LocalEngine
+from momu_dist.train.exports import Exports, register_best
 from momu_dist.train.folder import RunFolder
 from momu_dist.train.loop import Feed, Hooks, Trainer, Weights
 from momu_dist.train.preview import write_preview
@@ -80,9 +81,6 @@ def _train(
         folder.append_metrics(step, metrics)
         tracker.metrics(step, metrics)
 
-    def export(step: int, weights: Weights) -> None:
-        write_export(folder.export, resolved_dict(config), weights, {**facts, "step": step}, vaes)
-
     def sample(step: int, weights: Weights) -> None:
         target = folder.samples / f"step-{step:09d}"
         try:
@@ -95,12 +93,16 @@ def _train(
             tracker.artifact(path, f"samples/step-{step:09d}")
 
     store = CheckpointStore(folder.checkpoints, config.train.keep_last)
-    hooks = Hooks(log, export, sample)
+    written = Exports(folder, config, facts, vaes)
+    hooks = Hooks(log, written.write, sample)
     if rank == 0:
+        written.restore()
         folder.rewind_metrics(store.latest_step())
     trainer = Trainer(config, task, feed, engines, store, hooks, total_steps, device)
     trainer.run()
     if rank == 0:
+        if config.tracking.uri != "none":
+            register_best(config, folder, tracker)
         folder.finish(
             {"steps": total_steps, "seconds": round(time.time() - began, 1), "export": str(folder.export)}
         )

@@ -24,7 +24,7 @@ FOREIGN = {
     "ray.serve": ["serving/"],
     "fastapi": ["serving/"],
     "deepspeed": ["train/deepspeed_engine.py"],
-    "mlflow": ["tracking/mlflow_tracker.py"],
+    "mlflow": ["tracking/mlflow_client.py"],
     "submitit": ["launch/"],
     "av": ["inference/media.py", "data/audio_io.py"],
 }

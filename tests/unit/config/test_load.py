@@ -92,6 +92,15 @@ def test_wrong_type_names_place_and_value(tmp_path: Path, override: str, place: 
     assert place in sentence and "run.yaml" in sentence
 
 
+@pytest.mark.parametrize("name", ["''", "dances/a2m", "a:b", "a@b", "a b"])
+def test_a_registered_model_has_a_name_that_a_model_uri_can_hold(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path, SMALLEST)
+    assert "tracking.registered_model" in refused(path, f"tracking.registered_model={name}")
+    assert (
+        load_config(path, ["tracking.registered_model=dances-a2m"]).tracking.registered_model == "dances-a2m"
+    )
+
+
 @pytest.mark.parametrize("text", ["1e-3", "1.0e-3", "0.001", "1E-3"])
 def test_numbers_with_an_exponent_are_numbers(tmp_path: Path, text: str) -> None:
     path = write(tmp_path, f"{SMALLEST}optim: {{lr: {text}}}\nloss: {{kl_weight: {text}}}\n")

@@ -184,6 +184,32 @@ def test_a_spool_that_cannot_be_written_raises_nothing(
     assert any("tracking stopped" in record.message for record in caplog.records)
 
 
+def test_what_a_run_left_is_sent_later_without_telling_anything_new(tmp_path: Path) -> None:
+    backend = FakeBackend()
+    backend.away = True
+    first = tracker(backend, tmp_path)
+    first.start("run", {})
+    first.model("momu-dit_a2m", tmp_path / "best", {"momu.step": "3"})
+    first.finish()
+    assert backend.events == []
+    tracker(backend, tmp_path).send_waiting()
+    assert [event.kind for event in Spool(tmp_path / "spool.jsonl").read(10)[0]] == [
+        "start",
+        "model",
+        "finish",
+    ]
+
+    backend.away = False
+    tracker(backend, tmp_path).send_waiting()
+    assert [event.kind for event in backend.events] == ["start", "model", "finish"]
+    assert backend.events[1].body == {
+        "name": "momu-dit_a2m",
+        "export": str(tmp_path / "best"),
+        "tags": {"momu.step": "3"},
+    }
+    assert not (tmp_path / "spool.jsonl").exists()
+
+
 def test_finish_without_start_does_nothing(tmp_path: Path) -> None:
     tracker(FakeBackend(), tmp_path).finish()
     assert list(tmp_path.iterdir()) == []

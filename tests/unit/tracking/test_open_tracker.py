@@ -18,6 +18,7 @@ def test_none_keeps_nothing_but_gives_ids(tmp_path: Path) -> None:
     assert tracker.start("run", {}) != tracker.start("run", {})
     tracker.metrics(0, {"loss": 1.0})
     tracker.artifact(tmp_path / "absent.png")
+    tracker.model("momu-dit_a2m", tmp_path / "best", {})
     tracker.finish()
     assert list(tmp_path.iterdir()) == []
 

@@ -100,7 +100,7 @@ def session(
         made: list[Session] = []
         hooks = Hooks(
             lambda step, metrics: made[0].logged.append((step, metrics)),
-            lambda step, weights: made[0].exported.append((step, weights)),
+            lambda step, weights, _: made[0].exported.append((step, weights)),
             lambda step, weights: made[0].sampled.append(step),
         )
         engines = build_engines(config, task, device)

@@ -1,0 +1,141 @@
+"""The last export and the best one of a run, and what is kept of the best for others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from momu_dist.config.schema import RunConfig
+from momu_dist.core.models.autoencoder import Autoencoder
+from momu_dist.data.manifest import Manifest
+from momu_dist.errors import CheckpointError
+from momu_dist.inference.export import find_export, folder_sha256
+from momu_dist.inference.models import load_vae
+from momu_dist.tracking.null_tracker import NullTracker
+from momu_dist.train.exports import Exports, register_best
+from momu_dist.train.folder import RunFolder
+
+TinyConfig = Callable[..., RunConfig]
+FACTS = {"feature_fingerprint": "ff", "data_fingerprint": "dd"}
+
+
+class Registry(NullTracker):
+    """Keeps what it is told to register."""
+
+    def __init__(self) -> None:
+        self.models: list[tuple[str, Path, dict[str, str]]] = []
+
+    def model(self, name: str, export: str | Path, tags: object) -> None:
+        self.models.append((name, Path(export), dict(tags)))  # type: ignore[call-overload]
+
+
+@pytest.fixture
+def config(tiny_config: TinyConfig, tmp_path: Path, prepared: Manifest) -> RunConfig:
+    return tiny_config("music_vae", tmp_path, prepared.root)
+
+
+@pytest.fixture
+def folder(config: RunConfig) -> RunFolder:
+    made = RunFolder(config)
+    made.open(config, {})
+    return made
+
+
+def weights(config: RunConfig, seed: int) -> dict[str, Tensor]:
+    torch.manual_seed(seed)
+    return Autoencoder(config.model).state_dict()
+
+
+def exports(folder: RunFolder, config: RunConfig) -> Exports:
+    made = Exports(folder, config, FACTS, {})
+    made.restore()
+    return made
+
+
+def write(to: Exports, step: int, value: float | None) -> None:
+    validated = {} if value is None else {"val/rec": value, "val/kl": -step}
+    to.write(step, weights(to.config, step), validated)
+
+
+def step_of(path: Path) -> int:
+    return int(find_export(path).facts["step"])
+
+
+def test_the_best_is_the_lowest_validation_value_and_the_export_is_the_last(
+    folder: RunFolder, config: RunConfig
+) -> None:
+    run = exports(folder, config)
+    for step, value in enumerate((0.5, 0.2, 0.2, None, math.nan, math.inf, 0.3), start=1):
+        write(run, step, value)
+    assert (step_of(folder.export), step_of(folder.best)) == (7, 2)
+    assert find_export(folder.best).facts["validation"] == 0.2
+    kept, written = load_vae(find_export(folder.best)).state_dict(), weights(config, 2)
+    assert all(torch.equal(kept[name], value) for name, value in written.items())
+    assert sorted(path.name for path in folder.path.glob("*") if path.is_dir()) == ["best", "export"]
+
+
+def test_a_restart_goes_on_with_the_best_so_far(folder: RunFolder, config: RunConfig) -> None:
+    write(exports(folder, config), 1, 0.2)
+    write(exports(folder, config), 2, 0.3)
+    assert step_of(folder.best) == 1
+    write(exports(folder, config), 3, 0.1)
+    assert step_of(folder.best) == 3
+
+
+def test_a_best_that_a_kill_took_away_comes_back(folder: RunFolder, config: RunConfig) -> None:
+    write(exports(folder, config), 1, 0.2)
+    for path in (folder.best, folder.export):
+        path.rename(path.with_name(f".{path.name}-old"))
+    write(exports(folder, config), 2, 0.3)
+    assert (step_of(folder.export), step_of(folder.best)) == (2, 1)
+
+
+def test_a_damaged_best_is_one_sentence(folder: RunFolder, config: RunConfig) -> None:
+    write(exports(folder, config), 1, 0.2)
+    (folder.best / "model.json").write_text("{")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        exports(folder, config)
+
+
+def test_what_is_registered_stays_as_it_is_when_the_run_goes_on(folder: RunFolder, config: RunConfig) -> None:
+    registry, run = Registry(), exports(folder, config)
+    write(run, 1, 0.2)
+    write(run, 2, 0.3)
+    register_best(config, folder, registry)
+    write(run, 3, 0.1)
+    register_best(config, folder, registry)
+    (name, first, tags), (_, second, _) = registry.models
+    assert name == "momu-music_vae"
+    assert (step_of(first), step_of(second)) == (1, 3)
+    assert tags == {
+        "momu.stage": "music_vae",
+        "momu.step": "1",
+        "momu.validation": "rec=0.2",
+        "momu.data_fingerprint": "dd",
+        "momu.sha256": find_export(first).sha256,
+        "momu.export_sha256": folder_sha256(first),
+    }
+
+
+def test_a_run_without_validation_registers_its_last_export(folder: RunFolder, config: RunConfig) -> None:
+    registry, run = Registry(), exports(folder, config)
+    write(run, 1, None)
+    write(run, 2, None)
+    register_best(config, folder, registry)
+    assert [step_of(export) for _, export, _ in registry.models] == [2]
+
+
+def test_what_cannot_be_registered_is_a_warning(
+    folder: RunFolder, config: RunConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    registry = Registry()
+    write(exports(folder, config), 1, 0.2)
+    folder.registered.write_text("not a folder")
+    register_best(config, folder, registry)
+    assert registry.models == []
+    assert "was not registered" in caplog.text
