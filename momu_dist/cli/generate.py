@@ -26,6 +26,12 @@ def add_generate(commands: Commands) -> None:
     parser.add_argument(
         "--sampler", default="ddim", help="ddim, or ddpm: all steps of the schedule, not for joint (ddim)"
     )
+    parser.add_argument(
+        "--vocoder",
+        metavar="DIR",
+        help="a BigVGAN for the music's sound: Make-An-Audio's or NVIDIA's folder, or a run of ours (Griffin-Lim, which "
+        "needs no weights)",
+    )
     parser.add_argument("-n", type=int, default=1, help="number of samples, seeds counted up from --seed")
     parser.add_argument("--out", default="runs/generated", help="folder for the files (runs/generated)")
 
@@ -44,7 +50,7 @@ def _run(options: argparse.Namespace) -> None:
         options.task, options.seed, options.seconds, options.steps, options.guidance, options.gamma,
         options.sampler, **read_inputs(options.task, options.input, options.fps),
     )  # fmt: skip
-    generator = Generator.load(*checkpoint_paths(options))
+    generator = Generator.load(*checkpoint_paths(options), vocoder=options.vocoder)
     output_folder(options.out)
     with tqdm(total=options.steps, desc=f"{options.task} x {options.n}", unit="step") as bar:
 
@@ -57,6 +63,7 @@ def _run(options: argparse.Namespace) -> None:
         "input": options.input,
         "checkpoints": options.checkpoint,
         "weights": dict(generator.models.origins),
+        **({"vocoder_from": options.vocoder} if options.vocoder else {}),
     }
     for sample in samples:
         name = f"{options.task}-seed{sample.request.seed}"

@@ -20,6 +20,7 @@ from momu_dist.errors import ConfigError, DataError
 
 _RATIO = 2  # of the sampling rate inside an activation
 _TAPS = 12  # of its low-pass filter
+_ACTIVATION_REACH = _TAPS // _RATIO  # samples to each side that an activation sees
 _EDGE_KERNEL = 7  # of the first and the last convolution
 
 
@@ -88,6 +89,22 @@ class BigVGANConfig:
     def hop(self) -> int:
         """Samples of audio that one mel frame becomes."""
         return math.prod(self.upsample_rates)
+
+    @property
+    def reach_frames(self) -> int:
+        """Mel frames to each side that a sample of audio may depend on (a bound; 42 for the defaults)."""
+        seconds = 1 if self.resblock == "1" else 0  # undilated convolutions after each dilated one
+        block = max(
+            sum((kernel - 1) // 2 * (dilation + seconds) for dilation in dilations)
+            + len(dilations) * (1 + seconds) * _ACTIVATION_REACH
+            for kernel, dilations in zip(
+                self.resblock_kernel_sizes, self.resblock_dilation_sizes, strict=True
+            )
+        )
+        reach = _EDGE_KERNEL // 2 + _ACTIVATION_REACH
+        for rate, kernel in zip(self.upsample_rates[::-1], self.upsample_kernel_sizes[::-1], strict=True):
+            reach = math.ceil((reach + block + kernel) / rate)
+        return reach + _EDGE_KERNEL // 2
 
 
 class BigVGAN(nn.Module):
