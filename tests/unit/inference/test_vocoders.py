@@ -8,6 +8,7 @@ import math
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,9 +21,9 @@ from momu_dist.core.audio.vocoder import Vocoder
 from momu_dist.core.models.bigvgan import BigVGAN, BigVGANConfig
 from momu_dist.errors import CheckpointError, DataError
 from momu_dist.inference import vocoders
-from momu_dist.inference.export import file_sha256
+from momu_dist.inference.export import Export, file_sha256, write_export
 from momu_dist.inference.generator import Generator, Request
-from momu_dist.inference.vocoders import NeuralVocoder, hint_griffin_lim, load_vocoder
+from momu_dist.inference.vocoders import STAGE, NeuralVocoder, hint_griffin_lim, load_vocoder
 
 SETTINGS: dict[str, Any] = {
     "resblock": "1",
@@ -273,6 +274,36 @@ def test_no_vocoder_says_what_was_found_and_expected(tmp_path: Path) -> None:
         with pytest.raises(CheckpointError) as caught:
             load_vocoder(path)
         one_sentence(caught.value, said, "args.yml and best_netG.pt", "momu weights check")
+
+
+def write_export_of(folder: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> BigVGAN:
+    """An export as the stage `vocoder` writes it; only the reading of its run's config is stood in for."""
+    net = network(settings)
+    write_export(folder, {"stage": STAGE}, net.state_dict(), {}, {})
+    facts = json.loads((folder / "model.json").read_text())
+    export = Export(folder, SimpleNamespace(stage=STAGE, model=net.config), facts)  # type: ignore[arg-type]
+
+    def find(path: Path, stage: str | None) -> Export:
+        assert (path, stage) == (folder, STAGE)
+        return export
+
+    monkeypatch.setattr(vocoders, "find_export", find)
+    return net
+
+
+def test_our_own_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = write_export_of(tmp_path / "export", SETTINGS, monkeypatch)
+    vocoder = load_vocoder(tmp_path / "export", "cpu")
+    assert torch.equal(vocoder(a_mel(9), [0]), sound(net, a_mel(9)))
+    assert vocoder.sha256 == file_sha256(tmp_path / "export" / "model.safetensors")
+
+
+def test_our_own_export_for_another_mel_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_export_of(
+        tmp_path / "e", {**SETTINGS, "upsample_rates": [8, 8], "upsample_kernel_sizes": [16, 16]}, monkeypatch
+    )
+    with pytest.raises(CheckpointError, match="hop_size 64, expected hop_size 256"):
+        load_vocoder(tmp_path / "e")
 
 
 def test_a_run_of_another_stage_is_no_vocoder(tiny_runs: Path) -> None:
