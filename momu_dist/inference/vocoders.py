@@ -131,7 +131,8 @@ def hint_griffin_lim() -> None:
     """Say once a process that the sound is Griffin-Lim's, and what would sound better."""
     _log.warning(
         "The sound is made by Griffin-Lim, which needs no weights and sounds hollow; a trained BigVGAN sounds better: "
-        "`momu weights check` says what to download, then `momu generate ... --vocoder weights/bigvgan`."
+        "`momu weights check` says what to download, then `momu generate ... --vocoder weights/bigvgan` (or the folder of "
+        f"a run of stage {STAGE}).",
     )
 
 
