@@ -11,6 +11,7 @@ from momu_dist.cli.evaluate import add_evaluate
 from momu_dist.cli.generate import add_generate
 from momu_dist.cli.prepare import add_prepare
 from momu_dist.cli.promote import add_promote
+from momu_dist.cli.weights import add_weights
 from momu_dist.errors import exit_code
 
 
@@ -34,5 +35,6 @@ def _parser() -> argparse.ArgumentParser:
     add_generate(commands)
     add_evaluate(commands)
     add_promote(commands)
+    add_weights(commands)
     add_demo(commands)
     return parser

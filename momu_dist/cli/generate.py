@@ -26,6 +26,12 @@ def add_generate(commands: Commands) -> None:
     parser.add_argument(
         "--sampler", default="ddim", help="ddim, or ddpm: all steps of the schedule, not for joint (ddim)"
     )
+    parser.add_argument(
+        "--vocoder",
+        metavar="DIR",
+        help="a BigVGAN for the music's sound: Make-An-Audio's or NVIDIA's folder, or a run or registered "
+        "model of ours (Griffin-Lim, which needs no weights)",
+    )
     parser.add_argument("-n", type=int, default=1, help="number of samples, seeds counted up from --seed")
     parser.add_argument("--out", default="runs/generated", help="folder for the files (runs/generated)")
 
@@ -37,6 +43,7 @@ def _run(options: argparse.Namespace) -> None:
     from momu_dist.inference.generator import Generator, Request, variations
     from momu_dist.inference.inputs import read_inputs
     from momu_dist.inference.outputs import output_folder, write_sample
+    from momu_dist.tracking.registry import resolve
 
     if options.n < 1:
         raise ConfigError(f"-n is {options.n}, expected at least 1.")
@@ -44,7 +51,8 @@ def _run(options: argparse.Namespace) -> None:
         options.task, options.seed, options.seconds, options.steps, options.guidance, options.gamma,
         options.sampler, **read_inputs(options.task, options.input, options.fps),
     )  # fmt: skip
-    generator = Generator.load(*checkpoint_paths(options))
+    vocoder = resolve(options.vocoder, options.tracking_uri) if options.vocoder else None
+    generator = Generator.load(*checkpoint_paths(options), vocoder=vocoder)
     output_folder(options.out)
     with tqdm(total=options.steps, desc=f"{options.task} x {options.n}", unit="step") as bar:
 
@@ -57,6 +65,7 @@ def _run(options: argparse.Namespace) -> None:
         "input": options.input,
         "checkpoints": options.checkpoint,
         "weights": dict(generator.models.origins),
+        **({"vocoder_from": options.vocoder} if options.vocoder else {}),
     }
     for sample in samples:
         name = f"{options.task}-seed{sample.request.seed}"

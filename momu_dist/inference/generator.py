@@ -29,6 +29,7 @@ from momu_dist.core.random import randn_each
 from momu_dist.core.tasks.base import motion_channels, motion_from_channels
 from momu_dist.errors import CheckpointError, ConfigError, DataError
 from momu_dist.inference.models import Models, load_models
+from momu_dist.inference.vocoders import hint_griffin_lim, load_vocoder
 
 Task = Literal["a2m", "m2a", "joint"]
 MIN_SECONDS, MAX_SECONDS = 1.0, 600.0
@@ -98,10 +99,15 @@ class Generator:
 
     @classmethod
     def load(
-        cls, *checkpoints: str | Path, device: str | None = None, vocoder: Vocoder | None = None
+        cls, *checkpoints: str | Path, device: str | None = None, vocoder: Vocoder | str | Path | None = None
     ) -> Generator:
-        """Read trained models: run folders, exports, or a folder that holds the runs of both directions."""
+        """Read trained models: run folders, exports, or a folder that holds the runs of both directions.
+
+        `vocoder` is one, or the folder of one that `load_vocoder` reads; without, it is Griffin-Lim.
+        """
         name = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        if isinstance(vocoder, str | Path):
+            vocoder = load_vocoder(vocoder, name)
         return cls(load_models(checkpoints, torch.device(name)), vocoder)
 
     def generate(self, requests: Request | Sequence[Request], on_step: OnStep | None = None) -> list[Sample]:
@@ -313,6 +319,8 @@ class Generator:
             else:
                 audio = self.vocoder(torch.from_numpy(mel)[None], [p.request.seed])[0].numpy()
                 vocoder = self.vocoder.name
+                if isinstance(self.vocoder, GriffinLim):
+                    hint_griffin_lim()
             onsets = onset_times(audio, SAMPLE_RATE)
             samples.append(Sample(p.request, motion, mel, audio, onsets, kinematic_beats(motion), vocoder))
         return samples

@@ -25,6 +25,7 @@ from momu_dist.inference.export import Export
 from momu_dist.inference.generator import Generator, Request, Sample
 from momu_dist.inference.models import DIRECTIONS, Models, denoising_of, load_vae
 from momu_dist.inference.outputs import write_sample
+from momu_dist.inference.vocoders import hint_griffin_lim
 from momu_dist.train.loop import Weights
 
 PREVIEW_STEPS = 25
@@ -85,6 +86,8 @@ def _reconstruct(
     motion = clip.motion_px if music else motion_from_channels(rebuilt, stats)
     mel = rebuilt if music else clip.mel
     audio = vocoder(torch.from_numpy(mel)[None], [0])[0].numpy() if music else clip.audio
+    if music:
+        hint_griffin_lim()
     request = Request("m2a" if music else "a2m")
     return Sample(
         request,

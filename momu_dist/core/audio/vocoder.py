@@ -30,6 +30,16 @@ class Vocoder(Protocol):
     def __call__(self, log10_mel: Tensor, seeds: Sequence[int]) -> Tensor: ...
 
 
+def check_mel(log10_mel: Tensor, seeds: Sequence[int]) -> None:
+    """Raise DataError unless this is a batch that every vocoder takes: (B, 80, T >= 2), finite, B seeds."""
+    if log10_mel.ndim != 3 or log10_mel.shape[1] != N_MELS or log10_mel.shape[2] < 2:
+        raise DataError(f"mel has shape {tuple(log10_mel.shape)}, expected (B, {N_MELS}, T) with T >= 2")
+    if len(seeds) != len(log10_mel):
+        raise DataError(f"{len(seeds)} seeds were given for {len(log10_mel)} mels, expected one for each")
+    if not torch.isfinite(log10_mel).all():
+        raise DataError("mel holds values that are not finite, expected none; the model's output is broken")
+
+
 class GriffinLim:
     """Audio whose spectrum has the mel's magnitudes and phases found by fast Griffin-Lim (momentum .99).
 
@@ -55,14 +65,7 @@ class GriffinLim:
         Zero samples give (0, 256 * T). Raises DataError for another shape, another number of seeds, or values that
         are not finite.
         """
-        if log10_mel.ndim != 3 or log10_mel.shape[1] != N_MELS or log10_mel.shape[2] < 2:
-            raise DataError(f"mel has shape {tuple(log10_mel.shape)}, expected (B, {N_MELS}, T) with T >= 2")
-        if len(seeds) != len(log10_mel):
-            raise DataError(f"{len(seeds)} seeds were given for {len(log10_mel)} mels, expected one for each")
-        if not torch.isfinite(log10_mel).all():
-            raise DataError(
-                "mel holds values that are not finite, expected none; the model's output is broken"
-            )
+        check_mel(log10_mel, seeds)
         with torch.no_grad():
             clips = [self._one(mel, seed) for mel, seed in zip(log10_mel.float(), seeds, strict=True)]
         return torch.stack(clips) if clips else log10_mel.new_zeros((0, HOP * log10_mel.shape[2]))
