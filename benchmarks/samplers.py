@@ -126,13 +126,19 @@ def measure(
         if direction == "m2a"
         else [kinematic_beats(clip.motion_px) for clip in clips]
     )
-    results, problems, lengths = [], list[Problem](), dict[int, int]()
+    results: list[Result] = []
+    problems: list[Problem] = []
+    lengths: dict[int, int] = {}
     for sampler, steps in SETTINGS:
         counted.calls = counted.rows = 0
         kept = Kept(SAMPLERS[sampler])
-        SAMPLERS[KEPT] = kept
         settings = EvaluationSettings(steps, guidance, guidance, sampler=KEPT)
-        samples = own.generate([request_for(direction, clip, i, settings) for i, clip in enumerate(clips)])
+        requests = [request_for(direction, clip, i, settings) for i, clip in enumerate(clips)]
+        SAMPLERS[KEPT] = kept
+        try:
+            samples = own.generate(requests)
+        finally:
+            del SAMPLERS[KEPT]
         found = [sample.onsets_s if direction == "m2a" else sample.beats_s for sample in samples]
         problems, lengths = kept.problems, {s.request.seed: len(s.motion_px) // 2 for s in samples}
         results.append(
