@@ -15,6 +15,11 @@ def add_evaluate(commands: Commands) -> None:
     parser.add_argument("--split", default="test", choices=("train", "val", "test"))
     parser.add_argument("-n", type=int, default=32, help="number of clips (32)")
     parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument(
+        "--sampler",
+        default="ddim",
+        help="ddim; dpm++, of second order, so fewer steps do; ddpm, all steps of the schedule (ddim)",
+    )
     parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--seed", type=int, default=0)
 
@@ -33,6 +38,8 @@ def _run(options: argparse.Namespace) -> None:
         raise DataError(f"{options.data} has no clips in split {options.split}; name another with --split.")
     generator = Generator.load(*checkpoint_paths(options))
     clips = first_clips(options.data, options.split, options.n)
-    settings = EvaluationSettings(options.steps, options.guidance, options.guidance, seed=options.seed)
+    settings = EvaluationSettings(
+        options.steps, options.guidance, options.guidance, seed=options.seed, sampler=options.sampler
+    )
     scores, _ = evaluate_beats(generator, clips, settings)
     print(json.dumps({"beat_f1": scores}, indent=2))

@@ -18,13 +18,15 @@ def add_generate(commands: Commands) -> None:
     parser.add_argument("--fps", type=float, help="frame rate of a motion file that does not hold one")
     parser.add_argument("--seconds", type=float, help="length; cuts a longer input")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=50, help="DDIM steps (50)")
+    parser.add_argument("--steps", type=int, default=50, help="sampling steps (50)")
     parser.add_argument("--guidance", type=float, default=3.0, help="classifier-free guidance scale s (3)")
     parser.add_argument(
         "--gamma", type=float, default=0.5, help="joint: share of steps under cross guidance (0.5)"
     )
     parser.add_argument(
-        "--sampler", default="ddim", help="ddim, or ddpm: all steps of the schedule, not for joint (ddim)"
+        "--sampler",
+        default="ddim",
+        help="ddim; dpm++, of second order, so fewer steps do; ddpm, all steps of the schedule; joint takes ddim only (ddim)",
     )
     parser.add_argument(
         "--vocoder",

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from momu_dist.core.diffusion.samplers import Sampler, ddim, ddpm
+from momu_dist.core.diffusion.samplers import Sampler, ddim, ddpm, dpm_solver_pp
 from momu_dist.core.models.autoencoder import AutoencoderConfig
 from momu_dist.core.models.dit import DiTConfig
 from momu_dist.core.tasks.base import Task, TaskInputs
@@ -44,4 +44,5 @@ STAGES: dict[str, Stage] = {
 SAMPLERS: dict[str, Sampler] = {
     "ddim": ddim,
     "ddpm": ddpm,
+    "dpm++": dpm_solver_pp,
 }

@@ -24,13 +24,14 @@ Times = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """How samples are made: DDIM steps, classifier-free guidance of each direction, and gamma of joint generation."""
+    """How samples are made: sampler and steps, classifier-free guidance of each direction, and gamma of joint generation."""
 
     steps: int = 50
     guidance_a2m: float = 3.0
     guidance_m2a: float = 3.0
     gamma: float = 0.5
     seed: int = 0
+    sampler: str = "ddim"
 
 
 def evaluate_beats(
@@ -51,7 +52,7 @@ def evaluate_beats(
     samples: dict[str, list[Sample]] = {}
     durations = [len(clip.motion_px) / MEL_RATE_HZ for clip in clips]
     for direction in generator.models.denoising:
-        requests = [_request(direction, clip, i, settings) for i, clip in enumerate(clips)]
+        requests = [request_for(direction, clip, i, settings) for i, clip in enumerate(clips)]
         made = generator.generate(requests)
         samples[direction] = made
         truth, rebuild = (onsets, _rebuilt_onsets) if direction == "m2a" else (beats, _rebuilt_beats)
@@ -90,12 +91,15 @@ def shuffled(truth: Sequence[Times], found: Sequence[Times], groups: Sequence[st
     return fmean(scores) if scores else float("nan")
 
 
-def _request(direction: str, clip: PreparedClip, index: int, settings: EvaluationSettings) -> Request:
-    seed = settings.seed + index
+def request_for(direction: str, clip: PreparedClip, index: int, settings: EvaluationSettings) -> Request:
+    """Return the request that makes the missing partner of clip number `index`, whose seed is settings.seed + index."""
+    seed, steps, sampler = settings.seed + index, settings.steps, settings.sampler
     if direction == "a2m":
-        return Request("a2m", seed, steps=settings.steps, guidance=settings.guidance_a2m, audio=clip.audio)
+        return Request(
+            "a2m", seed, steps=steps, guidance=settings.guidance_a2m, sampler=sampler, audio=clip.audio
+        )
     return Request(
-        "m2a", seed, steps=settings.steps, guidance=settings.guidance_m2a, motion_px=clip.motion_px
+        "m2a", seed, steps=steps, guidance=settings.guidance_m2a, sampler=sampler, motion_px=clip.motion_px
     )
 
 

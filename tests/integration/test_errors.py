@@ -251,7 +251,9 @@ def test_generate_with_a_network_that_is_not_there(tiny_runs: Path, sound: Path,
 def test_generate_with_settings_out_of_range(tiny_runs: Path, sound: Path) -> None:
     assert "-n is 0" in generate(tiny_runs, "a2m", "--input", sound, "-n", 0)
     assert "gamma" in generate(tiny_runs, "joint", "--seconds", 2, "--gamma", 2)
-    assert "expected one of ddim, ddpm" in generate(tiny_runs, "a2m", "--input", sound, "--sampler", "euler")
+    assert "expected one of ddim, ddpm, dpm++" in generate(
+        tiny_runs, "a2m", "--input", sound, "--sampler", "euler"
+    )
     assert "sampler" in generate(tiny_runs, "joint", "--seconds", 2, "--sampler", "ddpm")
 
 

@@ -5,7 +5,9 @@ All are called alike (`Sampler`); a line in `momu_dist.core.catalog.SAMPLERS` gi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -87,6 +89,49 @@ def ddpm(
             z = z + variance.sqrt() * noise.to(z)
         if on_step:
             on_step(schedule.n_steps - t, schedule.n_steps)
+    return z
+
+
+@torch.no_grad()
+def dpm_solver_pp(
+    denoiser: Denoiser,
+    schedule: NoiseSchedule,
+    z_T: Tensor,
+    *,
+    n_steps: int,
+    seeds: Sequence[int] = (),
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """z_0 (B, C, L) from the noise `z_T` (B, C, L) in `n_steps` steps of second order, one network call each.
+
+    DPM-Solver++(2M), Lu et al. 2022, Algorithm 2: the probability-flow ODE in lambda (half the log-SNR), its
+    linear part exact, the clean estimate extrapolated to the middle of the step from this call and the one
+    before. The first step has nothing before it and is DDIM's; all others are of second order. So is the
+    last, which public implementations make first-order for few steps: theirs, uniform in t, is the longest in
+    lambda; ours is not, and on trained networks it made no difference (under 4 % of the error at 10 to 25
+    steps).
+
+    Where we differ: the network takes whole diffusion steps, so the grid is rounded to the table
+    (`NoiseSchedule.log_snr_steps`); and like `ddim` the run ends at alpha_bar[0], whose trace of noise
+    remains, not at 1. It starts at T - 1. A grid uniform in t, even with a first-order last step, was 1.2 to
+    2.3 times as far from the fine solution on trained networks at 10 to 20 steps. With a table of 1000 the
+    error stops falling at some 80 steps (4e-4 on Gaussian data): the coarse end of the table is what is left.
+
+    Draws nothing, so `seeds` play no part. An empty batch gives an empty batch. Raises ConfigError unless
+    1 <= n_steps < T.
+    """
+    alpha, sigma = schedule.alpha_bar.sqrt(), (1 - schedule.alpha_bar).sqrt()
+    log_snr, steps = schedule.log_snr, schedule.log_snr_steps(n_steps)[::-1]
+    z, before, h_before = z_T, None, 1.0
+    for done, (t, t_next) in enumerate(pairwise(steps), start=1):
+        batch_t = _batch_of(t, z)
+        clean = schedule.clean_from_eps(z, batch_t, denoiser(z, batch_t))
+        h = float(log_snr[t_next] - log_snr[t])
+        middle = clean if before is None else clean + h / (2 * h_before) * (clean - before)
+        z = float(sigma[t_next] / sigma[t]) * z - float(alpha[t_next]) * math.expm1(-h) * middle
+        before, h_before = clean, h
+        if on_step:
+            on_step(done, n_steps)
     return z
 
 

@@ -90,6 +90,33 @@ class NoiseSchedule:
         offset = 0 if n == self.n_steps else 1
         return [i * self.n_steps // n + offset for i in range(n)]
 
+    @property
+    def log_snr(self) -> Tensor:
+        """lambda (n_steps,) = log(sqrt(alpha_bar) / sqrt(1 - alpha_bar)), float64: falls as t rises."""
+        return 0.5 * torch.logit(self.alpha_bar)
+
+    def log_snr_steps(self, n: int) -> list[int]:
+        """The n + 1 diffusion steps between which `n` steps of equal log-SNR lie, ascending from 0 to T - 1.
+
+        Equal distances in lambda, each rounded to the nearest entry of the table. Next to t = 0 the table is
+        coarser than the grid (lambda[0] - lambda[1] is 0.35, of 6.2 in all); there a step is moved up to the
+        next free entry, so no step is visited twice, whatever n. Raises ConfigError unless 1 <= n < T.
+        """
+        last = self.n_steps - 1
+        if not 1 <= n <= last:
+            raise ConfigError(
+                f"Sampling by log-SNR (dpm++) takes 1 to {last} steps, found {n}: choose another number of steps."
+            )
+        table = self.log_snr
+        wanted = torch.linspace(float(table[0]), float(table[-1]), n + 1, dtype=torch.float64)
+        above = torch.searchsorted(-table, -wanted).clamp(1, last)
+        nearest = above - (table[above - 1] - wanted < wanted - table[above]).long()
+        steps = [0]
+        for i, step in enumerate(nearest.tolist()[1:], start=1):
+            # Not so high that the n - i steps above it would run out of the table.
+            steps.append(max(steps[-1] + 1, min(step, last - (n - i))))
+        return steps
+
     def _sqrt_alpha_bar(self, t: Tensor, like: Tensor) -> Tensor:
         return _at(self.alpha_bar.sqrt(), t, like)
 

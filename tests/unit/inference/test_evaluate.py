@@ -71,6 +71,18 @@ def test_every_direction_has_its_scores(tiny_runs: Path, prepared: Manifest) -> 
     assert again == scores
 
 
+def test_the_sampler_of_the_settings_makes_the_samples(tiny_runs: Path, prepared: Manifest) -> None:
+    generator = Generator.load(tiny_runs / "dit_a2m", device="cpu")
+    clips = first_clips(prepared.root, "test", 2)
+    made = {
+        name: evaluate_beats(generator, clips, EvaluationSettings(steps=2, sampler=name))[1]["a2m"]
+        for name in ("ddim", "dpm++")
+    }
+    for name, samples in made.items():
+        assert [sample.recipe()["sampler"] for sample in samples] == [name, name]
+    assert np.abs(made["ddim"][0].motion_px - made["dpm++"][0].motion_px).max() > 1e-2
+
+
 def test_one_loaded_direction_is_scored_alone(tiny_runs: Path, prepared: Manifest) -> None:
     generator = Generator.load(tiny_runs / "dit_m2a", device="cpu")
     scores, _ = evaluate_beats(generator, first_clips(prepared.root, "test", 2), EvaluationSettings(steps=1))

@@ -136,17 +136,20 @@ def test_ddpm_takes_every_step_of_the_schedule_alone_as_in_company(
 
 def test_a_sampler_that_does_not_fit(generator: Generator, clips: list[PreparedClip]) -> None:
     for task in TASKS:
-        with pytest.raises(ConfigError, match=r"sampler is 'euler', expected one of ddim, ddpm\."):
+        with pytest.raises(ConfigError, match=r"sampler is 'euler', expected one of ddim, ddpm, dpm\+\+\."):
             generator.generate(request_of(task, clips, sampler="euler"))
-    with pytest.raises(ConfigError, match="sampler is 'ddpm' with task joint"):
-        generator.generate(request_of("joint", clips, sampler="ddpm"))
+    for sampler in ("ddpm", "dpm++"):
+        with pytest.raises(ConfigError, match=f"sampler is {sampler!r} with task joint".replace("+", r"\+")):
+            generator.generate(request_of("joint", clips, sampler=sampler))
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    ("task", "sampler"), [*((task, "ddim") for task in TASKS), ("a2m", "dpm++"), ("m2a", "dpm++")]
+)
 def test_alone_as_in_a_batch_of_eight_unlike_lengths(
-    generator: Generator, clips: list[PreparedClip], task: str
+    generator: Generator, clips: list[PreparedClip], task: str, sampler: str
 ) -> None:
-    requests = [request_of(task, clips, i) for i in range(8)]
+    requests = [request_of(task, clips, i, sampler=sampler) for i in range(8)]
     together = generator.generate(requests)
     assert [sample.request for sample in together] == requests
     for i in (0, 3, 6):

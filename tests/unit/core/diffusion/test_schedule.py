@@ -73,6 +73,30 @@ def test_a_step_count_the_schedule_lacks_is_refused(schedule, n) -> None:
         schedule.ddim_steps(n)
 
 
+def test_any_number_of_log_snr_steps_is_exact_ascending_and_spans_the_table(schedule) -> None:
+    for n in range(1, schedule.n_steps):
+        steps = schedule.log_snr_steps(n)
+        assert len(steps) == n + 1 == len(set(steps)) and steps == sorted(steps)
+        assert (steps[0], steps[-1]) == (0, schedule.n_steps - 1)
+
+
+def test_log_snr_steps_are_equal_where_the_table_is_fine_enough(schedule) -> None:
+    assert torch.equal(schedule.log_snr, schedule.log_snr.sort(descending=True).values)
+    snr = schedule.alpha_bar / (1 - schedule.alpha_bar)
+    torch.testing.assert_close((2 * schedule.log_snr).exp(), snr)
+    for n in (2, 5, 10):
+        lengths = -schedule.log_snr[schedule.log_snr_steps(n)].diff()
+        even = (schedule.log_snr[0] - schedule.log_snr[-1]).item() / n
+        # Rounding moves each end by half a table entry at most: 0.1 of lambda where the second step ends.
+        torch.testing.assert_close(lengths, torch.full_like(lengths, even), rtol=0, atol=0.2)
+
+
+@pytest.mark.parametrize("n", [0, -1, 1000])
+def test_a_log_snr_step_count_the_schedule_lacks_is_refused(schedule, n) -> None:
+    with pytest.raises(ConfigError, match="1 to 999 steps"):
+        schedule.log_snr_steps(n)
+
+
 def test_a_wrong_schedule_is_refused() -> None:
     with pytest.raises(ConfigError, match="start"):
         NoiseSchedule.linear(start=0.5, end=0.1)

@@ -1,0 +1,222 @@
+"""What each sampler costs and gives on trained models: network calls, seconds, beat scores, distance to a fine solution.
+
+    python benchmarks/samplers.py --checkpoint runs/demo --data runs/demo/data -n 32 --guidance 2 > table.md
+
+Every sampler starts from the same noise (the seeds of `momu evaluate`). Seconds are those of sampling alone, without
+decoding and vocoder: medians over rounds in which all samplers take turns, on a fixed number of threads (CPU seconds: what
+this process used of them, which a busy machine changes less). The reference is DDIM with so many steps that its own error
+is small beside those measured (500 of 1000 steps begin at the last one; 200 do not, which already shows).
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from momu_dist.core.audio.mel import SAMPLE_RATE
+from momu_dist.core.audio.onsets import onset_times
+from momu_dist.core.catalog import SAMPLERS
+from momu_dist.core.diffusion.guidance import ConditionalModel
+from momu_dist.core.diffusion.samplers import Denoiser, OnStep, Sampler
+from momu_dist.core.diffusion.schedule import NoiseSchedule
+from momu_dist.core.motion.kinematics import kinematic_beats
+from momu_dist.data.clips import PreparedClip, first_clips
+from momu_dist.inference.evaluate import EvaluationSettings, paired, request_for, shuffled
+from momu_dist.inference.generator import Generator
+from report import machine_line, table
+
+SETTINGS = (("ddim", 50), ("ddim", 25), ("ddim", 10), ("dpm++", 20), ("dpm++", 15), ("dpm++", 10))
+HEAD = (
+    "direction", "sampler", "steps", "network calls", "rows a sample", "seconds", "CPU seconds", "generated", "shuffled",
+    "distance",
+)  # fmt: skip
+# The name under which the sampler that keeps what it sees stands in the catalog while a benchmark runs.
+KEPT = "kept"
+
+
+@dataclass
+class Counted:
+    """A network that counts its calls, and the rows (samples, each twice under guidance) they held."""
+
+    model: ConditionalModel
+    calls: int = 0
+    rows: int = 0
+
+    def __call__(
+        self, z: Tensor, t: Tensor, condition: Tensor, lengths: Tensor | None, drop: Tensor, /
+    ) -> Tensor:
+        self.calls += 1
+        self.rows += len(z)
+        return self.model(z, t, condition, lengths, drop)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One batch as a sampler gets it."""
+
+    denoiser: Denoiser
+    schedule: NoiseSchedule
+    z_T: Tensor
+    seeds: Sequence[int]
+
+    def solve(self, sampler: str, n_steps: int) -> Tensor:
+        """Return z_0 (B, C, L)."""
+        return SAMPLERS[sampler](self.denoiser, self.schedule, self.z_T, n_steps=n_steps, seeds=self.seeds)
+
+
+@dataclass
+class Kept:
+    """A sampler that keeps the batches it was given and, by seed, the latents (C, L) it made."""
+
+    sampler: Sampler
+    problems: list[Problem] = field(default_factory=list)
+    latents: dict[int, Tensor] = field(default_factory=dict)
+
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        schedule: NoiseSchedule,
+        z_T: Tensor,
+        *,
+        n_steps: int,
+        seeds: Sequence[int],
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        z_0 = self.sampler(denoiser, schedule, z_T, n_steps=n_steps, seeds=seeds, on_step=on_step)
+        self.problems.append(Problem(denoiser, schedule, z_T, seeds))
+        self.latents |= dict(zip(seeds, z_0, strict=True))
+        return z_0
+
+
+@dataclass
+class Result:
+    """One sampler at one number of steps; `latents` by seed, (seconds, CPU seconds) a round."""
+
+    sampler: str
+    steps: int
+    calls: float
+    rows: float
+    generated: float
+    shuffled: float
+    latents: dict[int, Tensor]
+    seconds: list[tuple[float, float]] = field(default_factory=list)
+
+
+def measure(
+    generator: Generator,
+    direction: str,
+    clips: Sequence[PreparedClip],
+    guidance: float,
+    reference_steps: int,
+    rounds: int,
+) -> list[list[str]]:
+    """Return the table's rows for one direction (m2a or a2m)."""
+    counted = Counted(generator.models.denoising[direction].eps)
+    net = replace(generator.models.denoising[direction], eps=counted)
+    own = Generator(
+        replace(generator.models, denoising={direction: net}), generator.vocoder, generator.max_batch
+    )
+    truth = (
+        [onset_times(clip.audio, SAMPLE_RATE) for clip in clips]
+        if direction == "m2a"
+        else [kinematic_beats(clip.motion_px) for clip in clips]
+    )
+    results: list[Result] = []
+    problems: list[Problem] = []
+    lengths: dict[int, int] = {}
+    for sampler, steps in SETTINGS:
+        counted.calls = counted.rows = 0
+        kept = Kept(SAMPLERS[sampler])
+        settings = EvaluationSettings(steps, guidance, guidance, sampler=KEPT)
+        requests = [request_for(direction, clip, i, settings) for i, clip in enumerate(clips)]
+        SAMPLERS[KEPT] = kept
+        try:
+            samples = own.generate(requests)
+        finally:
+            del SAMPLERS[KEPT]
+        found = [sample.onsets_s if direction == "m2a" else sample.beats_s for sample in samples]
+        problems, lengths = kept.problems, {s.request.seed: len(s.motion_px) // 2 for s in samples}
+        results.append(
+            Result(
+                sampler, steps, counted.calls / len(problems), counted.rows / len(samples), paired(truth, found),
+                shuffled(truth, found, [clip.group_id for clip in clips]), kept.latents,
+            )
+        )  # fmt: skip
+    for _ in range(rounds):
+        for result in results:
+            result.seconds.append(_seconds(problems, result.sampler, result.steps))
+    reference = {
+        seed: z for p in problems for seed, z in zip(p.seeds, p.solve("ddim", reference_steps), strict=True)
+    }
+    return [_row(direction, result, distance(result.latents, reference, lengths)) for result in results]
+
+
+def distance(latents: dict[int, Tensor], reference: dict[int, Tensor], lengths: dict[int, int]) -> float:
+    """Return the mean over samples of |z - z_ref| / |z_ref| (L2 over channels and the sample's own latents)."""
+    ratios = []
+    for seed, length in lengths.items():
+        z, fine = latents[seed][:, :length], reference[seed][:, :length]
+        ratios.append(float((z - fine).norm() / fine.norm()))
+    return statistics.fmean(ratios)
+
+
+def _seconds(problems: Sequence[Problem], sampler: str, steps: int) -> tuple[float, float]:
+    began, cpu_began = time.perf_counter(), time.process_time()
+    for problem in problems:
+        # Numbers on the CPU: on a GPU the work is done only then.
+        problem.solve(sampler, steps).cpu()
+    return time.perf_counter() - began, time.process_time() - cpu_began
+
+
+def _row(direction: str, result: Result, distance: float) -> list[str]:
+    wall, cpu = (statistics.median(column) for column in zip(*result.seconds, strict=True))
+    return [
+        direction, result.sampler, str(result.steps), f"{result.calls:g}", f"{result.rows:g}",
+        f"{wall:.2f}", f"{cpu:.2f}", f"{result.generated:.3f}", f"{result.shuffled:.3f}",
+        f"{distance:.4f}",
+    ]  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description="Samplers on trained models: calls, seconds, beats, distance."
+    )
+    parser.add_argument("--checkpoint", action="append", required=True, help="a run, or a folder of runs")
+    parser.add_argument("--data", required=True, help="a prepared folder")
+    parser.add_argument("--split", default="test", choices=("train", "val", "test"))
+    parser.add_argument("-n", type=int, default=32, help="number of clips (32)")
+    parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--reference-steps", type=int, default=500, help="DDIM steps of the reference (500)")
+    parser.add_argument("--rounds", type=int, default=3, help="timed rounds (3)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch (1)")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    generator = Generator.load(*options.checkpoint)
+    clips = first_clips(options.data, options.split, options.n)
+    rows = []
+    for direction in generator.models.denoising:
+        print(f"{direction}: {len(clips)} clips ...", file=sys.stderr, flush=True)
+        rows += measure(
+            generator, direction, clips, options.guidance, options.reference_steps, options.rounds
+        )
+    seconds = statistics.fmean(len(clip.audio) / SAMPLE_RATE for clip in clips)
+    print(
+        f"{machine_line(('torch', 'numpy'))}, {generator.models.device.type}, {options.threads} thread(s).\n"
+    )
+    print(
+        f"{len(clips)} clips of the {options.split} split, {seconds:.2f} s each on average, guidance {options.guidance:g}; "
+        f"seconds: all clips, sampling alone, median of {options.rounds} rounds; network calls: a batch, counted, both "
+        f"branches of the guidance in one; distance: mean relative L2 of the latents to DDIM {options.reference_steps}.\n"
+    )
+    print(table(HEAD, rows))
+
+
+if __name__ == "__main__":
+    main()
