@@ -287,7 +287,15 @@ def test_generate_into_files(tiny_runs: Path, sound: Path, tmp_path: Path) -> No
     )
     result = run("cli", "generate", *arguments)
     assert result.returncode == 0, result.stderr
-    assert {path.suffix for path in tmp_path.iterdir()} == {".wav", ".npz", ".json", ".mp4", ".png"}
+    assert {path.suffix for path in tmp_path.iterdir()} == {
+        ".wav",
+        ".npz",
+        ".json",
+        ".bvh",
+        ".csv",
+        ".mp4",
+        ".png",
+    }
 
 
 def test_evaluate_on_what_is_not_there(tiny_runs: Path, tmp_path: Path) -> None:
