@@ -27,6 +27,7 @@ from momu_dist.core.diffusion.guidance import ConditionalModel
 from momu_dist.core.diffusion.samplers import Denoiser, OnStep, Sampler
 from momu_dist.core.diffusion.schedule import NoiseSchedule
 from momu_dist.core.motion.kinematics import kinematic_beats
+from momu_dist.core.random import Seed
 from momu_dist.data.clips import PreparedClip, first_clips
 from momu_dist.inference.evaluate import EvaluationSettings, paired, request_for, shuffled
 from momu_dist.inference.generator import Generator
@@ -64,7 +65,7 @@ class Problem:
     denoiser: Denoiser
     schedule: NoiseSchedule
     z_T: Tensor
-    seeds: Sequence[int]
+    seeds: Sequence[Seed]
 
     def solve(self, sampler: str, n_steps: int) -> Tensor:
         """Return z_0 (B, C, L)."""
@@ -86,7 +87,7 @@ class Kept:
         z_T: Tensor,
         *,
         n_steps: int,
-        seeds: Sequence[int],
+        seeds: Sequence[Seed],
         on_step: OnStep | None = None,
     ) -> Tensor:
         z_0 = self.sampler(denoiser, schedule, z_T, n_steps=n_steps, seeds=seeds, on_step=on_step)

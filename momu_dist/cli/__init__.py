@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from momu_dist.cli.demo import add_demo
 from momu_dist.cli.evaluate import add_evaluate
+from momu_dist.cli.export_motion import add_export_motion
 from momu_dist.cli.generate import add_generate
 from momu_dist.cli.prepare import add_prepare
 from momu_dist.cli.promote import add_promote
@@ -33,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     add_prepare(commands)
     commands.add_parser("train", help="Train one stage (the same as python -m momu_dist.train).")
     add_generate(commands)
+    add_export_motion(commands)
     add_evaluate(commands)
     add_promote(commands)
     add_weights(commands)

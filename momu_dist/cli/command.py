@@ -21,12 +21,12 @@ def add(commands: Commands, name: str, help: str, run: Command) -> argparse.Argu
     return parser
 
 
-def add_checkpoints(parser: argparse.ArgumentParser) -> None:
+def add_checkpoints(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """Let a command take trained models, by path or by their names in the registry."""
     parser.add_argument(
         "--checkpoint",
         action="append",
-        required=True,
+        required=required,
         help="a run, a folder of runs, or a registered model (models:/NAME@ALIAS, models:/NAME/VERSION); may be repeated",
     )
     add_tracking_uri(parser)

@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from momu_dist.cli.command import Commands, add, add_checkpoints, checkpoint_paths
+
+if TYPE_CHECKING:
+    from momu_dist.inference.likeness import Recipe
+
+DISTANCE = 0.3  # near enough to be recognised, far enough to differ
 
 
 def add_generate(commands: Commands) -> None:
     parser = add(commands, "generate", "Make motion from music, music from motion, or both at once.", _run)
-    parser.add_argument("--task", choices=("a2m", "m2a", "joint"), required=True, help="a2m: music to motion")
-    add_checkpoints(parser)
+    parser.add_argument("--task", choices=("a2m", "m2a", "joint"), help="a2m: music to motion")
+    add_checkpoints(parser, required=False)
     parser.add_argument(
         "--input", help="a2m: any audio or video file; m2a: npz, json, npy or a folder of OpenPose frames"
     )
     parser.add_argument("--fps", type=float, help="frame rate of a motion file that does not hold one")
     parser.add_argument("--seconds", type=float, help="length; cuts a longer input")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=50, help="sampling steps (50)")
-    parser.add_argument("--guidance", type=float, default=3.0, help="classifier-free guidance scale s (3)")
-    parser.add_argument(
-        "--gamma", type=float, default=0.5, help="joint: share of steps under cross guidance (0.5)"
-    )
+    parser.add_argument("--seed", type=int, help="(0; with --like: one above the liked sample's)")
+    parser.add_argument("--steps", type=int, help="sampling steps (50)")
+    parser.add_argument("--guidance", type=float, help="classifier-free guidance scale s (3)")
+    parser.add_argument("--gamma", type=float, help="joint: share of steps under cross guidance (0.5)")
     parser.add_argument(
         "--sampler",
-        default="ddim",
         help="ddim; dpm++, of second order, so fewer steps do; ddpm, all steps of the schedule; joint takes ddim only (ddim)",
     )
     parser.add_argument(
@@ -34,6 +39,12 @@ def add_generate(commands: Commands) -> None:
         help="a BigVGAN for the music's sound: Make-An-Audio's or NVIDIA's folder, or a run or registered "
         "model of ours (Griffin-Lim, which needs no weights)",
     )
+    parser.add_argument(
+        "--like",
+        metavar="SAMPLE.json",
+        help="a sample's JSON: make others near it; what is not given is as there",
+    )
+    parser.add_argument("--distance", type=float, help="with --like: 0 the same sample, 1 a new one (0.3)")
     parser.add_argument("-n", type=int, default=1, help="number of samples, seeds counted up from --seed")
     parser.add_argument("--out", default="runs/generated", help="folder for the files (runs/generated)")
 
@@ -44,19 +55,32 @@ def _run(options: argparse.Namespace) -> None:
     from momu_dist.errors import ConfigError
     from momu_dist.inference.generator import Generator, Request, variations
     from momu_dist.inference.inputs import read_inputs
+    from momu_dist.inference.likeness import read_recipe
     from momu_dist.inference.outputs import output_folder, write_sample
     from momu_dist.tracking.registry import resolve
 
     if options.n < 1:
         raise ConfigError(f"-n is {options.n}, expected at least 1.")
-    request = Request(
-        options.task, options.seed, options.seconds, options.steps, options.guidance, options.gamma,
-        options.sampler, **read_inputs(options.task, options.input, options.fps),
-    )  # fmt: skip
-    vocoder = resolve(options.vocoder, options.tracking_uri) if options.vocoder else None
+    if options.distance is not None and options.like is None:
+        raise ConfigError("--distance is given without --like; name the liked sample's JSON too.")
+    recipe = None if options.like is None else read_recipe(options.like)
+    values = _settings(options, recipe)
+    options.checkpoint = options.checkpoint or list(recipe.checkpoints if recipe else ())
+    if "task" not in values or not options.checkpoint:
+        missing = "--checkpoint" if "task" in values else "--task a2m, m2a or joint"
+        raise ConfigError(f"{missing} is missing; give it, or --like with a sample's JSON that says it.")
+    source = options.input
+    if source is None and recipe is not None and values["task"] == recipe.values.get("task"):
+        source = recipe.input
+    inputs = read_inputs(values["task"], source, values.pop("fps", None))
+    request = Request(**values, **inputs)
+    sound = options.vocoder or (recipe.vocoder if recipe else None)
+    vocoder = resolve(sound, options.tracking_uri) if sound else None
     generator = Generator.load(*checkpoint_paths(options), vocoder=vocoder)
+    if recipe is not None:
+        _warn_of_other_weights(recipe, generator.models.origins)
     output_folder(options.out)
-    with tqdm(total=options.steps, desc=f"{options.task} x {options.n}", unit="step") as bar:
+    with tqdm(total=request.steps, desc=f"{request.task} x {options.n}", unit="step") as bar:
 
         def on_step(done: int, total: int) -> None:
             bar.n, bar.total = done, total
@@ -64,12 +88,37 @@ def _run(options: argparse.Namespace) -> None:
 
         samples = generator.generate(variations(request, options.n), on_step)
     origin = {
-        "input": options.input,
+        "input": None if source is None else str(source),
         "checkpoints": options.checkpoint,
         "weights": dict(generator.models.origins),
-        **({"vocoder_from": options.vocoder} if options.vocoder else {}),
+        **({"vocoder_from": sound} if sound else {}),
+        **({} if recipe is None else {"liked": str(recipe.path)}),
     }
     for sample in samples:
-        name = f"{options.task}-seed{sample.request.seed}"
+        name = f"{request.task}-seed{sample.request.seed}"
+        if request.like is not None:
+            name += f"-like{request.like.seed}-distance{request.like.distance:g}"
         paths = write_sample(Path(options.out), name, sample, origin)
         print(f"{name}: {paths['mp4']} (sound: {sample.vocoder or 'your input'})")
+
+
+def _settings(options: argparse.Namespace, recipe: Recipe | None) -> dict[str, Any]:
+    """Fields of the request: those given, else those of the liked sample; what is left out has the request's defaults."""
+    names = ("task", "seed", "seconds", "steps", "guidance", "gamma", "sampler", "fps")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    if recipe is None:
+        return given
+    values = {"seed": recipe.next_seed(), **recipe.values}
+    if options.input is not None:
+        values.pop("fps", None)  # of the other file
+    distance = DISTANCE if options.distance is None else options.distance
+    return {**values, **given, "like": recipe.near(distance)}
+
+
+def _warn_of_other_weights(recipe: Recipe, origins: Mapping[str, str]) -> None:
+    others = [name for name, sha256 in recipe.weights.items() if origins.get(name, sha256) != sha256]
+    if others:
+        print(
+            f"warning: {recipe.path} was made with another {', '.join(others)}; what is near it there need not be near it here.",
+            file=sys.stderr,
+        )

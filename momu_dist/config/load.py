@@ -17,11 +17,12 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from momu_dist.config.schema import RunConfig
+from momu_dist.config.schema import RunConfig, TrainConfig
 from momu_dist.core.catalog import STAGES
 from momu_dist.core.grid import MEL_RATE_HZ
 from momu_dist.core.models.autoencoder import AutoencoderConfig
 from momu_dist.core.models.dit import DiTConfig
+from momu_dist.core.tasks.music_vae import MusicVaeLoss
 from momu_dist.errors import ConfigError
 
 # Fields that count something of which a run needs one; null, where it is allowed, stays allowed.
@@ -184,6 +185,26 @@ def _check_run(config: RunConfig, where: str) -> None:
             f"{where}: data.length_s is [{low}, {high}], expected 0 < shortest <= longest seconds."
         )
     _check_networks(config, where, int(high * MEL_RATE_HZ / 2))
+    if isinstance(config.loss, MusicVaeLoss):
+        _check_gan(config.loss, train, where)
+
+
+def _check_gan(loss: MusicVaeLoss, train: TrainConfig, where: str) -> None:
+    for name in ("kl_weight", "gan_weight", "gan_start", "disc_factor", "r1_weight"):
+        value = getattr(loss, name)
+        if not (math.isfinite(value) and value >= 0):
+            raise ConfigError(f"{where}: loss.{name} is {value}, expected a finite number of at least 0.")
+    if train.strategy in ("local", "ddp"):
+        return
+    for name, wanted in (
+        ("gan_weight_mode adaptive", loss.gan_weight_mode == "adaptive"),
+        (f"r1_weight {loss.r1_weight:g}", loss.r1_weight > 0),
+    ):
+        if wanted:
+            raise ConfigError(
+                f"{where}: loss.{name} needs gradients inside a step, which train.strategy {train.strategy} does not give; "
+                "use train.strategy local or ddp, or loss.gan_weight_mode fixed and loss.r1_weight 0."
+            )
 
 
 def _check_networks(config: RunConfig, where: str, longest_latents: int) -> None:

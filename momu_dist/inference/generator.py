@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,9 +25,10 @@ from momu_dist.core.motion.cleaning import grid_frames, resample_to_grid
 from momu_dist.core.motion.kinematics import kinematic_beats
 from momu_dist.core.motion.normalise import MotionStats
 from momu_dist.core.motion.skeleton import N_JOINTS
-from momu_dist.core.random import randn_each
+from momu_dist.core.random import Seed, randn_each
 from momu_dist.core.tasks.base import motion_channels, motion_from_channels
 from momu_dist.errors import CheckpointError, ConfigError, DataError
+from momu_dist.inference.likeness import Like, leading_seed, noise_seed
 from momu_dist.inference.models import Models, load_models
 from momu_dist.inference.vocoders import hint_griffin_lim, load_vocoder
 
@@ -50,7 +51,7 @@ class Request:
     Motion at exactly 62.5 fps is on the mel grid (frame i at (i + 0.5) / 62.5 s, as prepared clips and our own files are;
     no camera runs at that rate) and is kept to the bit; at any other rate frame i is at i / fps s and is resampled.
     `sampler` is a name of `core.catalog.SAMPLERS`; `ddpm` takes all steps of the schedule, whatever `steps` says.
-    `joint` is always sampled by Algorithm 2 in DDIM steps.
+    `joint` is always sampled by Algorithm 2 in DDIM steps. `like` mixes the noise of a liked sample into that of `seed`.
     """
 
     task: Task
@@ -63,6 +64,7 @@ class Request:
     audio: np.ndarray | None = None
     motion_px: np.ndarray | None = None
     fps: float = MEL_RATE_HZ
+    like: Like | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,8 @@ class Sample:
         if request.motion_px is not None:
             names.append("fps")
         made = {name: getattr(request, name) for name in names}
+        if request.like is not None:
+            made["like"] = asdict(request.like)
         return {**made, "seconds": len(self.motion_px) / MEL_RATE_HZ, "vocoder": self.vocoder}
 
 
@@ -142,7 +146,10 @@ class Generator:
                     f"task {request.task} needs a trained dit_{direction}, the given checkpoints hold "
                     f"{', '.join(f'dit_{d}' for d in self.models.denoising)}; name its run folder too."
                 )
-        if request.seconds is not None and not MIN_SECONDS <= request.seconds <= MAX_SECONDS:
+        noise_seed(request.seed, request.like)  # refuses what cannot be mixed
+        # The grid holds whole pairs of frames: of 1 s it keeps 0.992 s, which a recipe then says.
+        shortest_s = grid_frames(MIN_SECONDS) / MEL_RATE_HZ
+        if request.seconds is not None and not shortest_s <= request.seconds <= MAX_SECONDS:
             raise ConfigError(f"seconds is {request.seconds}, expected {MIN_SECONDS:g} to {MAX_SECONDS:g}.")
         if not 1 <= request.steps <= 1000:
             raise ConfigError(f"steps is {request.steps}, expected 1 to 1000.")
@@ -245,7 +252,7 @@ class Generator:
             net.schedule,
             self._start(prepared, net.channels, direction),
             n_steps=request.steps,
-            seeds=[p.request.seed for p in prepared],
+            seeds=[p.seed for p in prepared],
             on_step=on_step,
         )
 
@@ -267,7 +274,7 @@ class Generator:
 
     def _start(self, prepared: list[_Prepared], channels: int, purpose: str) -> Tensor:
         longest = max(p.n_latents for p in prepared)
-        noise = randn_each([p.request.seed for p in prepared], (longest, channels), f"start-{purpose}")
+        noise = randn_each([p.seed for p in prepared], (longest, channels), f"start-{purpose}")
         return noise.transpose(1, 2).to(self.models.device)
 
     def _lengths(self, prepared: list[_Prepared]) -> Tensor:
@@ -317,7 +324,7 @@ class Generator:
             if mels is None:
                 audio, vocoder = _known(p.audio), None
             else:
-                audio = self.vocoder(torch.from_numpy(mel)[None], [p.request.seed])[0].numpy()
+                audio = self.vocoder(torch.from_numpy(mel)[None], [leading_seed(p.seed)])[0].numpy()
                 vocoder = self.vocoder.name
                 if isinstance(self.vocoder, GriffinLim):
                     hint_griffin_lim()
@@ -337,6 +344,10 @@ class _Prepared:
     @property
     def n_latents(self) -> int:
         return self.n_frames // 2
+
+    @property
+    def seed(self) -> Seed:
+        return noise_seed(self.request.seed, self.request.like)
 
 
 def variations(request: Request, n: int) -> list[Request]:

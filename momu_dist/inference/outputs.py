@@ -12,6 +12,7 @@ from momu_dist.core.audio.mel import MEL_RATE_HZ, SAMPLE_RATE
 from momu_dist.errors import DataError
 from momu_dist.inference.generator import Sample
 from momu_dist.inference.media import write_mp4, write_wav
+from momu_dist.inference.motion_export import write_bvh, write_csv
 from momu_dist.inference.motion_io import save_motion_npz, write_openpose_json
 from momu_dist.inference.sheet import draw_sheet
 
@@ -29,7 +30,7 @@ def output_folder(path: str | Path) -> Path:
 
 
 def write_sample(folder: Path, name: str, sample: Sample, origin: Mapping[str, Any]) -> dict[str, Path]:
-    """Write `sample` as folder/name.{wav,npz,openpose.json,mp4,png,json} and return the paths by kind.
+    """Write `sample` as folder/name.{wav,npz,openpose.json,bvh,csv,mp4,png,json} and return the paths by kind.
 
     `origin` says what made it besides the request (weights' hashes, input file, command); it goes into the JSON.
     """
@@ -38,6 +39,8 @@ def write_sample(folder: Path, name: str, sample: Sample, origin: Mapping[str, A
         "wav": folder / f"{name}.wav",
         "motion": folder / f"{name}.npz",
         "openpose": folder / f"{name}.openpose.json",
+        "bvh": folder / f"{name}.bvh",
+        "csv": folder / f"{name}.csv",
         "mp4": folder / f"{name}.mp4",
         "sheet": folder / f"{name}.png",
         "recipe": folder / f"{name}.json",
@@ -45,6 +48,8 @@ def write_sample(folder: Path, name: str, sample: Sample, origin: Mapping[str, A
     write_wav(paths["wav"], sample.audio, SAMPLE_RATE)
     save_motion_npz(paths["motion"], sample.motion_px, MEL_RATE_HZ)
     write_openpose_json(paths["openpose"], sample.motion_px, MEL_RATE_HZ)
+    write_bvh(paths["bvh"], sample.motion_px, MEL_RATE_HZ)
+    write_csv(paths["csv"], sample.motion_px, MEL_RATE_HZ)
     write_mp4(paths["mp4"], sample.motion_px, MEL_RATE_HZ, sample.audio, SAMPLE_RATE)
     title = f"{name}  ({sample.request.task}, seed {sample.request.seed})"
     draw_sheet(

@@ -87,6 +87,13 @@ def test_unknown_key(train: Callable[..., str]) -> None:
     assert "unknown key train.global_bach" in text and "global_batch" in text
 
 
+def test_gradients_inside_a_step_under_zero(train: Callable[..., str], tmp_path: Path) -> None:
+    for wanted in ("loss.gan_weight_mode=adaptive", "loss.r1_weight=3"):
+        text = train("music_vae", wanted, "train.strategy=zero2")
+        assert wanted.replace("=", " ") in text and "use train.strategy local or ddp" in text
+    assert not (tmp_path / "out").exists()
+
+
 def test_data_not_prepared(train: Callable[..., str], tmp_path: Path) -> None:
     text = train("music_vae", f"data.root={tmp_path / 'none'}")
     assert f"no prepared data at {tmp_path / 'none'}" in text and "momu prepare" in text
@@ -282,7 +289,15 @@ def test_generate_into_files(tiny_runs: Path, sound: Path, tmp_path: Path) -> No
     )
     result = run("cli", "generate", *arguments)
     assert result.returncode == 0, result.stderr
-    assert {path.suffix for path in tmp_path.iterdir()} == {".wav", ".npz", ".json", ".mp4", ".png"}
+    assert {path.suffix for path in tmp_path.iterdir()} == {
+        ".wav",
+        ".npz",
+        ".json",
+        ".bvh",
+        ".csv",
+        ".mp4",
+        ".png",
+    }
 
 
 def test_evaluate_on_what_is_not_there(tiny_runs: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from momu_dist.core.diffusion.schedule import NoiseSchedule
-from momu_dist.core.random import randn_each
+from momu_dist.core.random import Seed, randn_each
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 """(z_t (B, C, L), t (B,) int64) -> eps (B, C, L)."""
@@ -33,7 +33,7 @@ class Sampler(Protocol):
         z_T: Tensor,
         *,
         n_steps: int,
-        seeds: Sequence[int],
+        seeds: Sequence[Seed],
         on_step: OnStep | None = None,
     ) -> Tensor: ...
 
@@ -45,7 +45,7 @@ def ddim(
     z_T: Tensor,
     *,
     n_steps: int,
-    seeds: Sequence[int] = (),
+    seeds: Sequence[Seed] = (),
     on_step: OnStep | None = None,
 ) -> Tensor:
     """z_0 (B, C, L) from the noise `z_T` (B, C, L) in `n_steps` deterministic steps (DDIM, eta 0).
@@ -68,14 +68,14 @@ def ddpm(
     schedule: NoiseSchedule,
     z_T: Tensor,
     *,
-    seeds: Sequence[int],
+    seeds: Sequence[Seed],
     n_steps: int | None = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
     """z_0 (B, C, L) from the noise `z_T` by all T ancestral steps (Eq. 8 and 9), whatever `n_steps` says.
 
     The noise of sample i at step t is drawn from (seeds[i], "ddpm-<t>") alone, time first, so neither the
-    batch nor the padded length changes a sample.
+    batch nor the padded length changes a sample. For a mix of seeds that noise is mixed as the start is.
     """
     if len(seeds) != len(z_T):
         raise ValueError(f"ddpm needs one seed a sample: found {len(seeds)} seeds for {len(z_T)} samples")
@@ -99,7 +99,7 @@ def dpm_solver_pp(
     z_T: Tensor,
     *,
     n_steps: int,
-    seeds: Sequence[int] = (),
+    seeds: Sequence[Seed] = (),
     on_step: OnStep | None = None,
 ) -> Tensor:
     """z_0 (B, C, L) from the noise `z_T` (B, C, L) in `n_steps` steps of second order, one network call each.

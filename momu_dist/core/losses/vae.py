@@ -87,9 +87,20 @@ def adaptive_weight(grad_nll: Tensor, grad_gan: Tensor, weight: float = GAN_WEIG
     return weight * ratio.clamp(0.0, 1e4).detach()
 
 
-def r1_penalty(grad_real: Tensor) -> Tensor:
-    """Mean square of the gradient of the summed real logits at the discriminator's real input (any shape)."""
-    return _wide(grad_real).square().mean()
+def real_gradient(real: Tensor, logits_real: Tensor, patches: Tensor | None = None) -> Tensor:
+    """Gradient of the summed valid logits at the discriminator's input `real` (B, 1, F, T), of its shape.
+
+    It can be differentiated again, so that a penalty on it reaches the discriminator's weights. `logits_real` as in
+    `generator_loss`, computed from `real`, which must require gradients.
+    """
+    total = _sums(_wide(logits_real), patches)[0].sum()
+    (gradient,) = torch.autograd.grad(total, real, create_graph=True)
+    return gradient
+
+
+def r1_penalty(grad_real: Tensor, lengths: Tensor | None = None) -> Tensor:
+    """R1, the mean square of `real_gradient` (B, ..., T), a scalar: the mean of each sample's mean over its valid frames."""
+    return _sample_means(_wide(grad_real).square(), lengths).mean()
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -26,6 +26,9 @@ from momu_dist.errors import ConfigError, DataError
 _NORM_GROUPS = 32
 _DECODER_KERNEL = 3  # the reference's decoder does not hand its kernel size to its residual blocks
 _LOGVAR_RANGE = (-30.0, 20.0)
+LAST_WEIGHT = (
+    "decoder.conv_out.weight"  # the parameter through which every gradient of a reconstruction passes
+)
 
 
 @dataclass(frozen=True)

@@ -194,6 +194,26 @@ def test_rates_and_epochs_out_of_range(tmp_path: Path, override: str) -> None:
     assert f"{override.split('=')[0]} is" in refused(write(tmp_path, SMALLEST), override)
 
 
+@pytest.mark.parametrize("wanted", ["loss.gan_weight_mode=adaptive", "loss.r1_weight=3"])
+def test_gradients_inside_a_step_need_local_or_ddp(tmp_path: Path, wanted: str) -> None:
+    path = write(tmp_path, SMALLEST)
+    for strategy in ("local", "ddp"):
+        for precision in ("fp32", "bf16"):
+            load_config(path, [wanted, f"train.strategy={strategy}", f"train.precision={precision}"])
+    for strategy in ("zero1", "zero2", "zero3"):
+        sentence = refused(path, wanted, f"train.strategy={strategy}")
+        assert wanted.replace("=", " ") in sentence and f"train.strategy {strategy}" in sentence
+        assert "local or ddp" in sentence
+    load_config(path, ["loss.gan_weight_mode=fixed", "loss.r1_weight=0", "train.strategy=zero3"])
+
+
+@pytest.mark.parametrize("name", ["gan_weight", "gan_start", "disc_factor", "r1_weight", "kl_weight"])
+def test_weights_of_the_gan_below_zero_are_refused(tmp_path: Path, name: str) -> None:
+    for value in ("-1", ".nan"):
+        assert f"loss.{name} is" in refused(write(tmp_path, SMALLEST), f"loss.{name}={value}")
+    assert "loss.gan_weight_mode" in refused(write(tmp_path, SMALLEST), "loss.gan_weight_mode=free")
+
+
 @pytest.mark.parametrize("stage", ["music_vae", "motion_vae", "dit_m2a", "dit_a2m"])
 def test_resolved_dict_comes_back_as_the_same_run(tmp_path: Path, stage: str) -> None:
     path = write(tmp_path, f"stage: {stage}\nname: run\n")
