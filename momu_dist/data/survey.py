@@ -63,7 +63,7 @@ def describe(found: Survey) -> str:
     lines += ["", "GB: prepared, with the sound as FLAC, an estimate."]
     if found.total.unknown:
         lines.append(
-            f"The length of {found.total.unknown} clips is not known before they are decoded: not in the hours."
+            f"{found.total.unknown} of the clips tell no length before they are decoded; they are not in the hours."
         )
     lines += ["", "missing or not usable:" if found.missing else "nothing is missing"]
     return "\n".join([*lines, *(f"  {what}: {why}" for what, why in found.missing)])

@@ -96,7 +96,8 @@ def _prepared(manifest: Manifest) -> str:
             _splits(manifest),
             _lengths(manifest),
             _statistics(manifest),
-            f"features: {_pairs(content['features'])}",
+            "features:\n"
+            + "\n".join(f"  {key}: {_value(value)}" for key, value in content["features"].items()),
             _shards(content["shards"]),
             _listing("rejected", manifest.rejected(), "reason", REJECTED),
             _listing("notes", manifest.notes(), "note", NOTES),
@@ -179,6 +180,10 @@ def _listing(title: str, lines: Sequence[dict[str, str]], key: str, file: str) -
     if len(lines) > _MOST_LINES:
         shown.append(f"  ... and {len(lines) - _MOST_LINES} more in {file}")
     return "\n".join([f"{title}: {len(lines)}", *shown])
+
+
+def _value(value: Any) -> str:
+    return _pairs(value) if isinstance(value, dict) else str(value)
 
 
 def _pairs(values: dict[str, Any]) -> str:

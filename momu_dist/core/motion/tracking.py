@@ -57,7 +57,7 @@ def track_person(frames: Sequence[NDArray[np.floating]], fps: float) -> Track:
     links = [link for link in links if len(link.found) >= _GHOST_FRAMES] or links
     last: int | None = None
     current: _Link | None = None
-    while (found := _next_link(links, current, last)) is not None:
+    while (found := _next_link(links, current, last, _FORGET_S * fps)) is not None:
         link, first = found
         if current is not None and last is not None:
             sizes = _apart(current.points[last], link.points[first]) / current.size
@@ -88,7 +88,8 @@ class _Link:
     def add(self, t: int, index: int, points: NDArray[np.float64]) -> None:
         """Detection `index` of frame t is he; joints not seen now stay where they moved along with the others."""
         if self.found:
-            step = np.nanmean(points - self.pose, axis=0) if _common(points, self.pose) else np.zeros(2)
+            moved = (points - self.pose)[_both(points, self.pose)]
+            step = moved.mean(axis=0) if len(moved) else np.zeros(2)
             velocity = step / (t - self.last)
             self.velocity = velocity if len(self.found) == 1 else 0.5 * (self.velocity + velocity)
             self.pose = np.where(np.isfinite(points), points, self.pose + step)
@@ -146,21 +147,32 @@ def _assign(
     }
 
 
-def _next_link(links: list[_Link], current: _Link | None, last: int | None) -> tuple[_Link, int] | None:
-    """The link to follow after frame `last` (None: from the start) and its first frame there; None at the end."""
-    later = [
-        (min(t for t in link.found if last is None or t > last), link)
-        for link in links
-        if last is None or max(link.found) > last
-    ]
+def _next_link(
+    links: list[_Link], current: _Link | None, last: int | None, forget_frames: float
+) -> tuple[_Link, int] | None:
+    """The link to follow after frame `last` (None: from the start) and its first frame there; None at the end.
+
+    Nobody is followed who is there only for the moment in which the other might as well come back.
+    """
+    if current is None or last is None:
+        if not links:
+            return None
+        first = min(min(link.found) for link in links)
+        beginning = [link for link in links if first in link.found]
+        return max(beginning, key=lambda link: _size(link.points[first])), first
+    later = []
+    for link in links:
+        after = [t for t in link.found if t > last]
+        if len(after) >= _GHOST_FRAMES and max(after) - last > forget_frames:
+            later.append((min(after), link))
     if not later:
         return None
     first = min(frame for frame, _ in later)
-    candidates = [link for frame, link in later if frame == first]
-    if current is None or last is None:
-        return max(candidates, key=lambda link: _size(link.points[first])), first
     here = current.points[last]
-    return min(candidates, key=lambda link: _apart(here, link.points[first])), first
+    nearest = min(
+        (link for frame, link in later if frame == first), key=lambda link: _apart(here, link.points[first])
+    )
+    return nearest, first
 
 
 def _allowed(seconds: float) -> float:
@@ -170,15 +182,20 @@ def _allowed(seconds: float) -> float:
 
 def _apart(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     """Mean distance of the joints seen in both, px; of the middles where there is none."""
-    if _common(a, b):
-        return float(np.nanmean(np.linalg.norm(a - b, axis=1)))
+    between = (a - b)[_both(a, b)]
+    if len(between):
+        return float(np.hypot(between[:, 0], between[:, 1]).mean())
     return float(np.linalg.norm(np.nanmean(a, axis=0) - np.nanmean(b, axis=0)))
 
 
-def _common(a: NDArray[np.float64], b: NDArray[np.float64]) -> bool:
-    return bool(np.isfinite(a + b).all(axis=1).any())
+def _both(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which joints are seen in both; x is NaN where y is."""
+    both: NDArray[np.bool_] = np.isfinite(a[:, 0]) & np.isfinite(b[:, 0])
+    return both
 
 
 def _size(points: NDArray[np.float64]) -> float:
     """Diagonal of the box around the joints seen, px."""
-    return float(np.linalg.norm(np.nanmax(points, axis=0) - np.nanmin(points, axis=0)))
+    seen = points[np.isfinite(points[:, 0])]
+    width, height = seen.max(axis=0) - seen.min(axis=0)
+    return float(np.hypot(width, height))
