@@ -116,7 +116,7 @@ def test_white_jitter_has_no_line_at_2_5_hz(fps: float) -> None:
 
 
 def broken_track(seed: int, n_frames: int) -> tuple[np.ndarray, np.ndarray]:
-    """Keypoints like a detector's on fast movers: jitter, wrong detections for a frame or for good, missing joints at (-1, -1)."""
+    """Like a detector's on fast movers: jitter, wrong detections, a change of place, missing joints at (-1, -1)."""
     rng = np.random.default_rng(seed)
     seconds = np.arange(n_frames)[:, None, None] / 30
     motion = 0.4 * np.sin(seconds * rng.uniform(1, 12, (14, 2)) + rng.uniform(0, 6, (14, 2)))
