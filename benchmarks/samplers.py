@@ -14,7 +14,7 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -78,7 +78,7 @@ class Kept:
 
     sampler: Sampler
     problems: list[Problem] = field(default_factory=list)
-    latents: dict[int, Tensor] = field(default_factory=dict)
+    latents: dict[Seed, Tensor] = field(default_factory=dict)
 
     def __call__(
         self,
@@ -106,7 +106,7 @@ class Result:
     rows: float
     generated: float
     shuffled: float
-    latents: dict[int, Tensor]
+    latents: dict[Seed, Tensor]
     seconds: list[tuple[float, float]] = field(default_factory=list)
 
 
@@ -159,7 +159,9 @@ def measure(
     return [_row(direction, result, distance(result.latents, reference, lengths)) for result in results]
 
 
-def distance(latents: dict[int, Tensor], reference: dict[int, Tensor], lengths: dict[int, int]) -> float:
+def distance(
+    latents: Mapping[Seed, Tensor], reference: Mapping[Seed, Tensor], lengths: Mapping[int, int]
+) -> float:
     """Return the mean over samples of |z - z_ref| / |z_ref| (L2 over channels and the sample's own latents)."""
     ratios = []
     for seed, length in lengths.items():

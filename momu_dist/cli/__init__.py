@@ -6,10 +6,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from momu_dist.cli.data import add_data
 from momu_dist.cli.demo import add_demo
 from momu_dist.cli.evaluate import add_evaluate
 from momu_dist.cli.export_motion import add_export_motion
 from momu_dist.cli.generate import add_generate
+from momu_dist.cli.inspect import add_inspect
 from momu_dist.cli.prepare import add_prepare
 from momu_dist.cli.promote import add_promote
 from momu_dist.cli.weights import add_weights
@@ -31,7 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="momu", description="Train, use and score MoMu-Diffusion.")
     commands = parser.add_subparsers(required=True, metavar="command")
+    add_data(commands)
     add_prepare(commands)
+    add_inspect(commands)
     commands.add_parser("train", help="Train one stage (the same as python -m momu_dist.train).")
     add_generate(commands)
     add_export_motion(commands)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 from momu_dist.cli.command import Commands, add
 
@@ -24,36 +22,15 @@ def add_prepare(commands: Commands) -> None:
     )
 
 
-def _yaml_value(text: str, value: str) -> Any:
-    import yaml
-
-    from momu_dist.errors import DataError
-
-    try:
-        return yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise DataError(
-            f"prepare: the value in {text!r} is no YAML; quote it, as in key='\"text\"'."
-        ) from error
-
-
 def _run(options: argparse.Namespace) -> None:
+    from momu_dist.cli.source import with_options
     from momu_dist.data.prepare import PrepareOptions, Recipe, prepare, report
-    from momu_dist.data.sources import make_source
     from momu_dist.errors import DataError
 
     if (options.source is None) == (options.recipe is None):
         raise DataError("prepare: give either --source NAME or --recipe FILE.")
     recipe = Recipe.load(options.recipe) if options.recipe else Recipe(options.source, {}, PrepareOptions())
-    source_options, prepare_options = dict(recipe.source_options), dict(vars(recipe.prepare))
-    for text in options.options:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise DataError(f"prepare: {text!r} is not of the form key=value.")
-        inside = source_options if key.startswith("source_options.") else prepare_options
-        inside[key.removeprefix("source_options.")] = _yaml_value(text, value)
-    source = make_source(recipe.source, Path(options.root) if options.root else None, **source_options)
-    settings = PrepareOptions.from_dict(prepare_options)
+    source, settings = with_options(recipe, options.root, options.options)
     if options.no_ray:
         print(report(prepare(source, options.out, settings)))
         return

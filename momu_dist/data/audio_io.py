@@ -45,6 +45,25 @@ def read_audio(source: str | Path | bytes, sample_rate: int = 16000) -> NDArray[
     return np.ascontiguousarray(wav, dtype=np.float32)
 
 
+def sound_length_s(path: str | Path) -> float | None:
+    """Seconds of sound that a media file's header tells or lets estimate, None if it does not; decodes nothing.
+
+    Raises DataError if the file is missing, no media or without sound.
+    """
+    try:
+        with av.open(str(path), metadata_errors="ignore") as container:
+            if not container.streams.audio:
+                raise DataError(f"{path} has no sound track, expected an audio file or a video with sound.")
+            stream = container.streams.audio[0]
+            if stream.duration is not None:
+                return float(stream.duration * stream.time_base)
+            return None if container.duration is None else container.duration / av.time_base
+    except (av.error.FFmpegError, OSError) as error:
+        raise DataError(
+            f"{path} cannot be read ({error.strerror}), expected an audio or video file; check the path."
+        ) from error
+
+
 def encode_flac(wav: ArrayLike, sample_rate: int = 16000) -> bytes:
     """FLAC bytes, mono, 16 bit, of float samples (n,) in [-1, 1]; what lies outside is clipped.
 

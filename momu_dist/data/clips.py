@@ -13,18 +13,19 @@ from momu_dist.data.plan import PlannedSample
 from momu_dist.data.record import table_rows
 from momu_dist.errors import DataError
 
-_COLUMNS = ("group_id", "motion", "mel", "audio", "audio_path")
+_COLUMNS = ("group_id", "motion", "mel", "audio", "audio_path", "onsets_s")
 
 
 @dataclass(frozen=True)
 class PreparedClip:
-    """One clip: motion_px (T, 14, 2) and mel (80, T) at 62.5 Hz, audio (n,) at 16 kHz."""
+    """One clip: motion_px (T, 14, 2) and mel (80, T) at 62.5 Hz, audio (n,) at 16 kHz, onsets_s (N,)."""
 
     clip_id: str
     group_id: str
     motion_px: np.ndarray
     mel: np.ndarray
     audio: np.ndarray
+    onsets_s: np.ndarray
 
 
 def first_clips(root: str | Path, split: str, n: int) -> list[PreparedClip]:
@@ -39,5 +40,7 @@ def first_clips(root: str | Path, split: str, n: int) -> list[PreparedClip]:
     clips = []
     for row in table_rows(reader.rows(chosen)):
         audio = decode_flac(row["audio"])[0] if row["audio"] else read_audio(Path(root) / row["audio_path"])
-        clips.append(PreparedClip(row["clip_id"], row["group_id"], row["motion"], row["mel"], audio))
+        clips.append(
+            PreparedClip(row["clip_id"], row["group_id"], row["motion"], row["mel"], audio, row["onsets_s"])
+        )
     return clips

@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from momu_dist.core.motion.normalise import MotionStats
 from momu_dist.data.features import AmplitudeOptions, feature_fingerprint
@@ -18,10 +19,11 @@ from momu_dist.data.index import INDEX, load_index, nothing_there
 from momu_dist.errors import DataError
 
 MANIFEST_VERSION = 2
-MANIFEST, REJECTED = "manifest.json", "rejected.parquet"
+MANIFEST, REJECTED, NOTES = "manifest.json", "rejected.parquet", "notes.parquet"
 SPLITS = ("train", "val", "test")
 
 REJECTED_SCHEMA = pa.schema([pa.field("clip_id", pa.string()), pa.field("reason", pa.string())])
+NOTES_SCHEMA = pa.schema([pa.field("clip_id", pa.string()), pa.field("note", pa.string())])
 
 
 @dataclass(frozen=True)
@@ -102,11 +104,29 @@ class Manifest:
         """The index: one line a clip, `INDEX_SCHEMA`."""
         return load_index(self.root)
 
+    def rejected(self) -> list[dict[str, str]]:
+        """The clips that could not be used: clip_id, reason."""
+        return _lines(self.root / REJECTED)
+
+    def notes(self) -> list[dict[str, str]]:
+        """What the source assumed or doubts about single clips: clip_id, note; none in a set made before there were any."""
+        return _lines(self.root / NOTES)
+
     def split(self, name: str) -> pa.Table:
         """The lines of `clips` in split "train", "val" or "test"; DataError for another name."""
         if name not in SPLITS:
             raise DataError(f"no split named {name!r}; there are {', '.join(SPLITS)}.")
         return self.clips.filter(pc.equal(self.clips["split"], name))
+
+
+def _lines(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        return []
+    try:
+        lines: list[dict[str, str]] = pq.read_table(path).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path} cannot be read ({error}); prepare the data again.") from error
+    return lines
 
 
 def _amplitude(options: dict[str, Any]) -> AmplitudeOptions:

@@ -27,6 +27,8 @@ from momu_dist.data.index import INDEX, INDEX_SCHEMA
 from momu_dist.data.manifest import (
     MANIFEST,
     MANIFEST_VERSION,
+    NOTES,
+    NOTES_SCHEMA,
     REJECTED,
     REJECTED_SCHEMA,
     SPLITS,
@@ -43,6 +45,7 @@ Runner = Callable[[list[Unit], Callable[[Unit], Unit]], Iterable[Unit]]
 
 PLAN, LOCK = "plan.json", "prepare.lock"
 MAX_ROW_GROUP_CLIPS = 32
+MAX_NOTES_SAID = 5
 
 
 @dataclass(frozen=True)
@@ -161,7 +164,7 @@ def prepare(
     (they are listed in rejected.parquet either way).
     """
     out_dir = Path(out_dir)
-    split_refs = _split_refs(source, options)
+    split_refs = clips_of_splits(source, options)
     plan = _plan(source, options, split_refs)
     with writing_to(out_dir), _alone_in(out_dir):
         return _prepare(source, out_dir, options, split_refs, plan, progress, runner)
@@ -193,6 +196,8 @@ def _prepare(
     results = _run(units, ShardMaker(source, options.amplitude), runner, progress)
     rejects = [reject for result in results for reject in result["rejects"]]
     _write_table(pa.Table.from_pylist(rejects, schema=REJECTED_SCHEMA), out_dir / REJECTED)
+    notes = [note for result in results for note in result.get("notes", [])]
+    _write_table(pa.Table.from_pylist(notes, schema=NOTES_SCHEMA), out_dir / NOTES)
     n_clips = sum(len(refs) for refs in split_refs.values())
     _check_rejects(rejects, n_clips, options.max_rejected, out_dir)
     return _finalise(out_dir, plan, feature_parameters(options.amplitude), results, len(rejects))
@@ -215,8 +220,8 @@ def _alone_in(out_dir: Path) -> Iterator[None]:
         yield
 
 
-def _split_refs(source: Source, options: PrepareOptions) -> dict[str, list[ClipRef]]:
-    """The windows of all refs by split, in the source's order."""
+def clips_of_splits(source: Source, options: PrepareOptions) -> dict[str, list[ClipRef]]:
+    """The windows of all refs by split, in the source's order; DataError if there is none, or an id occurs twice."""
     refs = [part for ref in source.refs() for part in windows(ref, options.window_s)]
     if not refs:
         raise DataError(f"source {source.name} lists no clips; expected at least one.")
@@ -362,7 +367,7 @@ def _write_table(table: pa.Table, path: Path) -> None:
 
 
 def report(manifest: Manifest) -> str:
-    """A sentence or two for the user: clips and hours of each split, and how many clips were rejected."""
+    """Some sentences for the user: clips and hours of each split, how many clips were rejected, what was noted."""
     parts = [
         f"{split} {size['clips']} clips, {size['hours']:.2f} h"
         for split, size in manifest.content["splits"].items()
@@ -373,4 +378,8 @@ def report(manifest: Manifest) -> str:
         if rejected
         else "; no clip rejected"
     )
-    return f"{manifest.root}: {'; '.join(parts)}{tail}."
+    notes = manifest.notes()
+    noted = [f"{line['clip_id']}: {line['note']}" for line in notes[:MAX_NOTES_SAID]]
+    if len(notes) > MAX_NOTES_SAID:
+        noted.append(f"{len(notes) - MAX_NOTES_SAID} more notes are in {manifest.root / NOTES}")
+    return "\n".join([f"{manifest.root}: {'; '.join(parts)}{tail}.", *(f"note: {note}." for note in noted)])

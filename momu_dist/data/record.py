@@ -31,7 +31,7 @@ class Record:
 
     motion_px (T,14,2) pixels, y downwards, frame i at i/fps seconds; conf (T,14) in [0,1], 0 where a joint
     was not seen; fps of the motion; audio (n,) float32 16 kHz mono; beats_s (K,) true beat times in seconds,
-    None if unknown.
+    None if unknown; notes: what the source assumed or doubts about this clip, each for people to read.
     """
 
     clip_id: str
@@ -41,6 +41,7 @@ class Record:
     fps: float
     audio: np.ndarray
     beats_s: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
 
 
 def cut(record: Record, start_s: float, end_s: float | None, clip_id: str) -> Record:

@@ -120,6 +120,7 @@ class ShardMaker:
         motion, mel = MotionSums(), MelSums()
         clips: list[dict[str, Any]] = []
         rejects: list[dict[str, str]] = []
+        notes: list[dict[str, str]] = []
         row_groups: list[int] = []
         pending: list[Row] = []
         with pq.ParquetWriter(path, SCHEMA, compression="zstd", use_dictionary=False) as writer:
@@ -130,7 +131,7 @@ class ShardMaker:
                 pending.clear()
 
             for ref in (ClipRef(**fields) for fields in unit["refs"]):
-                row = self._row(ref, unit, rejects)
+                row = self._row(ref, unit, rejects, notes)
                 on_clip()
                 if row is None:
                     continue
@@ -149,16 +150,20 @@ class ShardMaker:
             "clips": clips,
             "row_groups": row_groups,
             "rejects": rejects,
+            "notes": notes,
             "motion_sums": motion.to_dict(),
             "mel_sums": asdict(mel),
         }
 
-    def _row(self, ref: ClipRef, unit: dict[str, Any], rejects: list[dict[str, str]]) -> Row | None:
-        """The clip's row with its audio, or None and a line in `rejects`."""
+    def _row(
+        self, ref: ClipRef, unit: dict[str, Any], rejects: list[dict[str, str]], notes: list[dict[str, str]]
+    ) -> Row | None:
+        """The clip's row with its audio and its source's remarks in `notes`, or None and a line in `rejects`."""
         try:
             record = self.source.load(ref)
-            row = extract(record, self.amplitude)
-            return _with_audio(row, record, Path(unit["out_dir"]), unit["audio"])
+            row = _with_audio(extract(record, self.amplitude), record, Path(unit["out_dir"]), unit["audio"])
+            notes += [{"clip_id": ref.clip_id, "note": note} for note in record.notes]
+            return row
         except ClipError as error:
             reason = str(error)
         except MemoryError:

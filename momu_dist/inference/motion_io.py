@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from momu_dist.core.motion.skeleton import BODY25_TO_14, N_JOINTS, body25_to_14, coco17_to_14
+from momu_dist.data.openpose import people_of, read_json
 from momu_dist.errors import DataError
 
 _FORMATS = (
@@ -176,7 +177,7 @@ def _to_14(array: NDArray[Any], path: Path) -> NDArray[np.float64]:
 
 
 def _from_json(path: Path) -> tuple[NDArray[np.float64], Any]:
-    content = _json(path)
+    content = read_json(path)
     if isinstance(content, dict) and isinstance(content.get("frames"), list):
         frames, rate = content["frames"], content.get("rate_hz")
     elif isinstance(content, list):
@@ -193,7 +194,7 @@ def _from_folder(folder: Path) -> NDArray[np.float64]:
     files = sorted(folder.glob("*.json"))
     if not files:
         raise DataError(f"{folder} holds no .json files, expected OpenPose's output, one file a frame.")
-    return _from_frames([_json(file) for file in files], [str(file) for file in files])
+    return _from_frames([read_json(file) for file in files], [str(file) for file in files])
 
 
 def _from_frames(frames: list[Any], places: list[str]) -> NDArray[np.float64]:
@@ -203,28 +204,5 @@ def _from_frames(frames: list[Any], places: list[str]) -> NDArray[np.float64]:
 
 def _person(frame: Any, place: str) -> NDArray[np.float64]:
     """Body-25 keypoints (25, 3) of the person seen best in an OpenPose frame, zeros if there is nobody."""
-    try:
-        people = [np.asarray(person["pose_keypoints_2d"]) for person in frame["people"]]
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise DataError(
-            f"{place} is no OpenPose frame, expected `people` with `pose_keypoints_2d` in each."
-        ) from error
-    if any(person.shape != (75,) or person.dtype.kind not in "fiu" for person in people):
-        raise DataError(
-            f"{place} holds another skeleton, expected the 75 numbers of BODY_25 for each person."
-        )
-    if not people:
-        return np.zeros((25, 3))
-    return max(
-        (person.astype(np.float64).reshape(25, 3) for person in people),
-        key=lambda person: float(person[:, 2].sum()),
-    )
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except (ValueError, RecursionError, OSError) as error:
-        raise DataError(
-            f"{path} is not JSON ({error}), expected OpenPose-style frames; copy it again."
-        ) from error
+    people = people_of(frame, place)
+    return people[people[..., 2].sum(axis=1).argmax()] if len(people) else np.zeros((25, 3))

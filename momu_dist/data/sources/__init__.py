@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from momu_dist.data.record import ClipRef, Record
 from momu_dist.errors import DataError
@@ -16,11 +16,22 @@ from momu_dist.errors import DataError
 CATALOG: dict[str, str] = {
     "synthetic": "momu_dist.data.sources.synthetic.source:Synthetic",
     "dance_with_melody": "momu_dist.data.sources.dance_with_melody:DanceWithMelody",
+    "openpose_audio": "momu_dist.data.sources.openpose_audio:OpenPoseAudio",
 }
 
 
+class Missing(NamedTuple):
+    """One thing that a tree lacks, or that cannot be used: its name, and the reason or what to do."""
+
+    what: str
+    why: str
+
+
 class Source(Protocol):
-    """What preparation asks of a dataset; constructed as `cls(root, **options)`, pickled to the workers."""
+    """What preparation asks of a dataset; constructed as `cls(root, **options)`, pickled to the workers.
+
+    A source may also have `missing() -> list[Missing]`; see `missing_of`.
+    """
 
     name: str
     options: dict[str, Any]
@@ -39,6 +50,15 @@ class Source(Protocol):
         Raises ClipError with the reason when this clip cannot be used.
         """
         ...
+
+
+def missing_of(source: Source) -> list[Missing]:
+    """What the source's tree lacks, as its own `missing()` lists it without decoding anything; a source without one says nothing.
+
+    Raises DataError for a wrong tree, as `refs` does.
+    """
+    listing = getattr(source, "missing", None)
+    return [] if listing is None else list(listing())
 
 
 def make_source(name: str, root: Path | None = None, /, **options: Any) -> Source:

@@ -21,6 +21,7 @@ import numpy as np
 from momu_dist.core.motion.skeleton import N_JOINTS
 from momu_dist.data.audio_io import read_audio
 from momu_dist.data.record import ClipRef, Record, cut
+from momu_dist.data.sources import Missing
 from momu_dist.errors import ClipError, DataError
 
 _log = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ NOMINAL_FPS = 25.0
 SAMPLE_RATE = 16000
 PERSON_PX = 200.0
 FRAME_PX = (500.0, 400.0)
+N_UPSTREAM = 61
 FILES = ("skeletons.json", "config.json", "audio.mp3")
 WHERE = (
     "clone https://github.com/mhy12345/Music-to-Dance-Motion-Synthesis (218 MB) "
@@ -80,20 +82,8 @@ class DanceWithMelody:
         The end of a dance whose config.json cannot be read is not known; one whose song cannot be read is a group of
         its own.
         """
-        if self.root is None:
-            raise DataError(
-                f"dance_with_melody: no root was given; give --root, and if need be first {WHERE}."
-            )
-        if not self.root.is_dir():
-            raise DataError(f"dance_with_melody: no folder {self.root}; {WHERE}.")
-        folders = sorted(path for path in self.root.glob("DANCE_*") if path.is_dir())
-        complete = [path for path in folders if all((path / name).is_file() for name in FILES)]
+        folders, complete = self._folders()
         skipped = [path.name for path in folders if path not in complete]
-        if not complete:
-            raise DataError(
-                f"dance_with_melody: {self.root} has {len(folders)} DANCE_* folders and none with all of "
-                f"{', '.join(FILES)}; {WHERE}."
-            )
         if skipped:
             _log.warning(
                 "dance_with_melody: %d of %d folders skipped, since they lack one of %s: %s",
@@ -106,6 +96,41 @@ class DanceWithMelody:
                 locator = {"folder": path.name, "azimuth": repr(angle)}
                 refs.append(ClipRef(f"{path.name}_az{angle:g}", f"{kind}_{song}", 0.0, length_s, locator))
         return refs
+
+    def missing(self) -> list[Missing]:
+        """Folders that lack a file, those whose config.json cannot be read, and how many upstream dances are not there."""
+        folders, _ = self._folders()
+        found = []
+        for path in folders:
+            lacking = [name for name in FILES if not (path / name).is_file()]
+            if lacking:
+                found.append(Missing(path.name, f"lacks {', '.join(lacking)}"))
+                continue
+            try:
+                _span_frames(path)
+            except ClipError as error:
+                found.append(Missing(path.name, str(error)))
+        if len(folders) < N_UPSTREAM:
+            n = N_UPSTREAM - len(folders)
+            found.append(Missing(f"{n} of {N_UPSTREAM} dances", f"are not under {self.root}; {WHERE}"))
+        return found
+
+    def _folders(self) -> tuple[list[Path], list[Path]]:
+        """All DANCE_* folders and those with all files; DataError if there is none of the latter."""
+        if self.root is None:
+            raise DataError(
+                f"dance_with_melody: no root was given; give --root, and if need be first {WHERE}."
+            )
+        if not self.root.is_dir():
+            raise DataError(f"dance_with_melody: no folder {self.root}; {WHERE}.")
+        folders = sorted(path for path in self.root.glob("DANCE_*") if path.is_dir())
+        complete = [path for path in folders if all((path / name).is_file() for name in FILES)]
+        if not complete:
+            raise DataError(
+                f"dance_with_melody: {self.root} has {len(folders)} DANCE_* folders and none with all of "
+                f"{', '.join(FILES)}; {WHERE}."
+            )
+        return folders, complete
 
     def load(self, ref: ClipRef) -> Record:
         """The part of the dance that `ref` names, seen from its azimuth, with its part of the song.

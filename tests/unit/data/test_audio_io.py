@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import av
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from momu_dist.data.audio_io import decode_flac, encode_flac, read_audio
+from momu_dist.data.audio_io import decode_flac, encode_flac, read_audio, sound_length_s
 from momu_dist.errors import DataError
 
 RATE = 16000
@@ -158,3 +159,28 @@ def test_many_channels_become_their_mean() -> None:
     channels = tone()[:, None] * np.linspace(0.1, 0.9, 9, dtype=np.float32)
     wav = read_audio(with_soundfile(channels, RATE, "WAV", "FLOAT"))
     np.testing.assert_allclose(wav, channels.mean(1), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        ("wav", lambda: with_soundfile(tone(), RATE, "WAV")),
+        ("flac", lambda: with_soundfile(tone(), RATE, "FLAC")),
+        ("mp4", lambda: with_av(tone(), "mp4", "aac", picture=True)),
+    ],
+)
+def test_the_length_is_told_from_the_header(kind: str, content: Callable[[], bytes], tmp_path: Path) -> None:
+    path = tmp_path / f"sound.{kind}"
+    path.write_bytes(content())
+    assert sound_length_s(path) == pytest.approx(2.0, abs=0.1)
+
+
+def test_no_length_without_sound(tmp_path: Path) -> None:
+    mute, text = tmp_path / "mute.mp4", tmp_path / "text.wav"
+    mute.write_bytes(with_av(tone(), "mp4", "aac", picture=True, sound=False))
+    text.write_text("letter")
+    with pytest.raises(DataError, match="no sound track"):
+        sound_length_s(mute)
+    for path in (text, tmp_path / "gone.wav"):
+        with pytest.raises(DataError, match="cannot be read"):
+            sound_length_s(path)

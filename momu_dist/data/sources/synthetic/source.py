@@ -10,6 +10,7 @@ import numpy as np
 
 from momu_dist.core.seeds import numpy_rng
 from momu_dist.data.record import ClipRef, Record, cut
+from momu_dist.data.sources import Missing
 from momu_dist.data.sources.synthetic.dancer import dance
 from momu_dist.data.sources.synthetic.music import render
 from momu_dist.data.sources.synthetic.styles import STYLES, compose
@@ -71,6 +72,10 @@ class Synthetic:
         record = self.clip(int(ref.locator["index"])).record
         whole = ref.start_s == 0.0 and ref.end_s == self.clip_s
         return record if whole else cut(record, ref.start_s, ref.end_s, ref.clip_id)
+
+    def missing(self) -> list[Missing]:
+        """Nothing: every clip is composed when it is asked for."""
+        return []
 
     def clip(self, index: int) -> SyntheticClip:
         """Clip `index` with its true times."""

@@ -115,6 +115,44 @@ def test_white_jitter_has_no_line_at_2_5_hz(fps: float) -> None:
     assert np.mean(linear_lines) > 30  # the control: plain linear interpolation does have one
 
 
+def broken_track(seed: int, n_frames: int) -> tuple[np.ndarray, np.ndarray]:
+    """Like a detector's on fast movers: jitter, wrong detections, a change of place, missing joints at (-1, -1)."""
+    rng = np.random.default_rng(seed)
+    seconds = np.arange(n_frames)[:, None, None] / 30
+    motion = 0.4 * np.sin(seconds * rng.uniform(1, 12, (14, 2)) + rng.uniform(0, 6, (14, 2)))
+    motion += 0.004 * rng.normal(size=motion.shape)
+    motion += np.where(rng.random((n_frames, 14, 1)) < 0.02, rng.normal(size=motion.shape), 0.0)
+    motion[n_frames // 2 :] += 0.8  # another place from here on
+    seen = rng.random((n_frames, 14)) > 0.06
+    for joint in range(14):
+        first, length = rng.integers(0, n_frames), rng.integers(1, 40)
+        seen[first : first + length, joint] = False
+    seen[n_frames // 3] = True
+    motion[~seen] = -1.0
+    return motion, np.where(seen, 0.7, 0.0)
+
+
+@pytest.mark.parametrize("fps", RATES)
+@pytest.mark.parametrize("seed", range(3))
+def test_nothing_moves_faster_than_the_measurements_around_it(fps: float, seed: int) -> None:
+    """The kernel lets a speed through at most 1.21 times, wherever a joint was missing or wrongly detected."""
+    motion, conf = broken_track(seed, 240)
+    out = resample_to_grid(fill_gaps(motion, conf), fps, grid_frames(240 / fps))
+    clean_s = np.linalg.norm(np.diff(out, axis=0), axis=2) * MEL_RATE_HZ
+    reach = 4 * max(1.0, fps / MEL_RATE_HZ)
+    for joint in range(14):
+        at = np.flatnonzero(conf[:, joint])
+        between = np.diff(at)
+        pair_s = np.linalg.norm(np.diff(motion[at, joint], axis=0), axis=1) / between * fps
+        speed_s = np.zeros(239)  # of the measured pair that spans each step between two frames
+        speed_s[at[0] : at[-1]] = np.repeat(pair_s, between)
+        for i, found_s in enumerate(clean_s[:, joint]):
+            middle = (i + 1) / MEL_RATE_HZ * fps
+            nearby = speed_s[max(0, int(middle - reach)) : int(middle + reach) + 1]
+            # Beyond the last frame the motion is held.
+            assert found_s <= 1.22 * nearby.max(initial=0.0) + 1e-9
+
+
 def test_motion_shorter_than_the_grid_is_held_and_one_frame_is_enough() -> None:
     out = resample_to_grid(np.arange(3.0)[:, None, None], 60.0, 20)
     np.testing.assert_allclose(out[2:, 0, 0], 2.0, atol=1e-12)
