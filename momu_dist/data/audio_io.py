@@ -45,6 +45,23 @@ def read_audio(source: str | Path | bytes, sample_rate: int = 16000) -> NDArray[
     return np.ascontiguousarray(wav, dtype=np.float32)
 
 
+def audio_length_s(path: str | Path) -> float | None:
+    """Seconds of sound that a file's header tells; None where it tells none, has no sound or cannot be read.
+
+    Nothing is decoded: MP3 and raw AAC are estimates, and a torn file may promise more than it holds.
+    """
+    try:
+        with av.open(str(path), metadata_errors="ignore") as container:
+            if not container.streams.audio:
+                return None
+            stream = container.streams.audio[0]
+            if stream.duration is not None:
+                return float(stream.duration * stream.time_base)
+            return None if container.duration is None else container.duration / av.time_base
+    except (av.error.FFmpegError, OSError):
+        return None
+
+
 def encode_flac(wav: ArrayLike, sample_rate: int = 16000) -> bytes:
     """FLAC bytes, mono, 16 bit, of float samples (n,) in [-1, 1]; what lies outside is clipped.
 

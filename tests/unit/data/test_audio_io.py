@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from momu_dist.data.audio_io import decode_flac, encode_flac, read_audio
+from momu_dist.data.audio_io import audio_length_s, decode_flac, encode_flac, read_audio
 from momu_dist.errors import DataError
 
 RATE = 16000
@@ -158,3 +158,13 @@ def test_many_channels_become_their_mean() -> None:
     channels = tone()[:, None] * np.linspace(0.1, 0.9, 9, dtype=np.float32)
     wav = read_audio(with_soundfile(channels, RATE, "WAV", "FLOAT"))
     np.testing.assert_allclose(wav, channels.mean(1), atol=1e-6)
+
+
+def test_the_length_that_a_header_tells(tmp_path: Path) -> None:
+    for kind in ("wav", "flac", "ogg", "mp3"):
+        path = tmp_path / f"a.{kind}"
+        soundfile.write(path, tone(2.0), RATE)
+        assert audio_length_s(path) == pytest.approx(2.0, abs=0.1), kind
+    (tmp_path / "text.mp3").write_bytes(b"this is no sound" * 50)
+    for nothing in ("text.mp3", "missing.wav"):
+        assert audio_length_s(tmp_path / nothing) is None
