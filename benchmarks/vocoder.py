@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from report import machine_line, table
 from torch import Tensor
 
 from momu_dist.core.audio.mel import HOP, MEL_RATE_HZ
@@ -27,6 +26,7 @@ from momu_dist.data.clips import PreparedClip, first_clips
 from momu_dist.data.manifest import SPLITS
 from momu_dist.errors import ConfigError, exit_code
 from momu_dist.inference.vocoders import load_vocoder
+from report import machine_line, table
 
 HEAD = (
     "vocoder", "mel distance, log10", "STFT distance", "clips better than Griffin-Lim (mel, STFT)", "s per s of sound",
