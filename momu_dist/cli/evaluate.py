@@ -33,7 +33,9 @@ def _run(options: argparse.Namespace) -> None:
 
     if options.n < 1:
         raise ConfigError(f"-n is {options.n}, expected at least 1.")
-    if not Manifest.load(options.data).split(options.split).num_rows:
+    data = Manifest.load(options.data)
+    data.require_motion("an evaluation of beats")
+    if not data.split(options.split).num_rows:
         # `first_clips` would fall back to training clips, whose scores are no scores of held-out clips.
         raise DataError(f"{options.data} has no clips in split {options.split}; name another with --split.")
     generator = Generator.load(*checkpoint_paths(options))

@@ -19,14 +19,16 @@ from pydantic import TypeAdapter, ValidationError
 
 from momu_dist.config.schema import RunConfig, TrainConfig
 from momu_dist.core.catalog import STAGES
-from momu_dist.core.grid import MEL_RATE_HZ
+from momu_dist.core.grid import HOP, MEL_RATE_HZ, N_MELS
 from momu_dist.core.models.autoencoder import AutoencoderConfig
+from momu_dist.core.models.bigvgan import BigVGANConfig
 from momu_dist.core.models.dit import DiTConfig
 from momu_dist.core.tasks.music_vae import MusicVaeLoss
 from momu_dist.errors import ConfigError
 
 # Fields that count something of which a run needs one; null, where it is allowed, stays allowed.
 MAX_BATCH = 1_000_000
+MIN_SEGMENT_S = 0.128  # what the widest spectrogram of the vocoder's discriminators needs
 _AT_LEAST_ONE = {
     "data": ("expected_clips", "shuffle_row_groups"),
     "train": (
@@ -60,7 +62,7 @@ def config_from_dict(tree: Mapping[str, Any], where: str) -> RunConfig:
     if stage is None:
         raise ConfigError(f"{where}: unknown stage {content['stage']!r}; valid: {', '.join(sorted(STAGES))}.")
     given = content.pop("model", {}) or {}
-    if isinstance(given, Mapping):
+    if isinstance(given, Mapping) and "in_channels" in _field_names(stage.model_config):
         given = {"in_channels": stage.in_channels, **given}
     model = _checked(stage.model_config, given, where, "model")
     loss = _checked(stage.loss_config, content.pop("loss", {}) or {}, where, "loss")
@@ -123,11 +125,15 @@ def _checked(kind: type, tree: Any, where: str, section: str) -> Any:
         raise ConfigError(f"{where}: {place} is {first.get('input')!r}: {first['msg'].lower()}.") from error
 
 
+def _field_names(kind: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(kind)]
+
+
 def _refuse_unknown(kind: type, tree: Any, where: str, section: str) -> None:
     if not isinstance(tree, Mapping):
         raise ConfigError(f"{where}: section {section or 'top'!r} is {tree!r}, expected a mapping.")
     hints = typing.get_type_hints(kind)
-    valid = [field.name for field in dataclasses.fields(kind)]
+    valid = _field_names(kind)
     for key, value in tree.items():
         place = f"{section}.{key}" if section else str(key)
         if key not in valid:
@@ -225,6 +231,8 @@ def _check_networks(config: RunConfig, where: str, longest_latents: int) -> None
                 f"{where}: model.dropout is {model.dropout}, expected 0: its randomness would belong to the worker, not "
                 "to the sample."
             )
+    if isinstance(model, BigVGANConfig):
+        _check_vocoder(config, where)
     if isinstance(model, DiTConfig):
         if config.loss.diffusion_steps < 1:
             raise ConfigError(
@@ -235,3 +243,19 @@ def _check_networks(config: RunConfig, where: str, longest_latents: int) -> None
                 f"{where}: data.length_s goes up to {longest_latents} latents, the learned positions of model.max_latents "
                 f"{model.max_latents} end at {(model.max_len - 1) // 2}; raise model.max_latents or shorten data.length_s."
             )
+
+
+def _check_vocoder(config: RunConfig, where: str) -> None:
+    model, (low, high) = config.model, config.data.length_s
+    if model.num_mels != N_MELS or model.hop != HOP:
+        raise ConfigError(
+            f"{where}: the vocoder reads model.num_mels {model.num_mels} bands and model.upsample_rates multiply to "
+            f"{model.hop} samples a frame, expected {N_MELS} and {HOP}, the mels of this project."
+        )
+    if low != high or high < MIN_SEGMENT_S:
+        raise ConfigError(
+            f"{where}: data.length_s is [{low}, {high}], expected one length twice, of at least {MIN_SEGMENT_S} s: the "
+            "segments of a vocoder are all as long, such as [0.512, 0.512]."
+        )
+    if config.loss.disc_ch < 1:
+        raise ConfigError(f"{where}: loss.disc_ch is {config.loss.disc_ch}, expected at least 1.")

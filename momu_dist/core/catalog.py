@@ -8,11 +8,13 @@ from typing import Any, Literal
 
 from momu_dist.core.diffusion.samplers import Sampler, ddim, ddpm, dpm_solver_pp
 from momu_dist.core.models.autoencoder import AutoencoderConfig
+from momu_dist.core.models.bigvgan import BigVGANConfig
 from momu_dist.core.models.dit import DiTConfig
 from momu_dist.core.tasks.base import Task, TaskInputs
 from momu_dist.core.tasks.dit import DitLoss, DitMotionToMusic, DitMusicToMotion
 from momu_dist.core.tasks.motion_vae import MotionVaeLoss, MotionVaeTask
 from momu_dist.core.tasks.music_vae import MusicVaeLoss, MusicVaeTask
+from momu_dist.core.tasks.vocoder import VocoderLoss, VocoderTask
 
 
 @dataclass(frozen=True)
@@ -26,10 +28,11 @@ class Stage:
     in_channels: int  # of what the network is trained on: mel bands, motion channels, latent channels
     judged_by: str  # the validation value whose lowest makes an export the best of its run
     needs: tuple[str, ...] = ()
+    motion: bool = True  # whether the data must hold motion; music alone is enough without
 
 
 STAGES: dict[str, Stage] = {
-    "music_vae": Stage(MusicVaeTask, AutoencoderConfig, MusicVaeLoss, "clips", 80, "rec"),
+    "music_vae": Stage(MusicVaeTask, AutoencoderConfig, MusicVaeLoss, "clips", 80, "rec", motion=False),
     "motion_vae": Stage(
         MotionVaeTask, AutoencoderConfig, MotionVaeLoss, "clips", 28, "rec", needs=("music_vae",)
     ),
@@ -39,6 +42,7 @@ STAGES: dict[str, Stage] = {
     "dit_a2m": Stage(
         DitMusicToMotion, DiTConfig, DitLoss, "latents", 20, "true", needs=("music_vae", "motion_vae")
     ),
+    "vocoder": Stage(VocoderTask, BigVGANConfig, VocoderLoss, "clips", 80, "mel_distance", motion=False),
 }
 
 SAMPLERS: dict[str, Sampler] = {

@@ -7,18 +7,20 @@ from pathlib import Path
 
 import numpy as np
 
-from momu_dist.data.audio_io import decode_flac, read_audio
-from momu_dist.data.feed import ShardReader
+from momu_dist.data.feed import WAVEFORM, ShardReader
 from momu_dist.data.plan import PlannedSample
 from momu_dist.data.record import table_rows
 from momu_dist.errors import DataError
 
-_COLUMNS = ("group_id", "motion", "mel", "audio", "audio_path", "onsets_s")
+_COLUMNS = ("group_id", "motion", "mel", "onsets_s", WAVEFORM)
 
 
 @dataclass(frozen=True)
 class PreparedClip:
-    """One clip: motion_px (T, 14, 2) and mel (80, T) at 62.5 Hz, audio (n,) at 16 kHz, onsets_s (N,)."""
+    """One clip: motion_px (T, 14, 2) and mel (80, T) at 62.5 Hz, audio (n,) at 16 kHz, onsets_s (N,).
+
+    Of data without motion motion_px has 0 frames.
+    """
 
     clip_id: str
     group_id: str
@@ -37,10 +39,14 @@ def first_clips(root: str | Path, split: str, n: int) -> list[PreparedClip]:
         )
     count = min(n, len(reader))
     chosen = [PlannedSample(0, i * len(reader) // count) for i in range(count)]
-    clips = []
-    for row in table_rows(reader.rows(chosen)):
-        audio = decode_flac(row["audio"])[0] if row["audio"] else read_audio(Path(root) / row["audio_path"])
-        clips.append(
-            PreparedClip(row["clip_id"], row["group_id"], row["motion"], row["mel"], audio, row["onsets_s"])
+    return [
+        PreparedClip(
+            row["clip_id"],
+            row["group_id"],
+            row["motion"],
+            row["mel"],
+            np.array(row[WAVEFORM]),
+            row["onsets_s"],
         )
-    return clips
+        for row in table_rows(reader.rows(chosen))
+    ]

@@ -61,9 +61,12 @@ def check(record: Record) -> None:
 
     Reasons: shapes that do not fit, zero length, a rate that is not a positive number, audio that is not
     finite, motion and audio whose durations differ by more than 0.25 s (audio cut short, or a wrong rate).
-    Missing joints: `extract`.
+    Missing joints: `extract`. Of a record without motion only the audio is checked.
     """
     motion, conf, audio, fps = record.motion_px, record.conf, record.audio, record.fps
+    if motion is None or conf is None:
+        _check_sound(audio)
+        return
     fits = motion.ndim == 3 and motion.shape[1:] == (N_JOINTS, 2) and conf.shape == motion.shape[:2]
     if not fits or audio.ndim != 1:
         raise ClipError(
@@ -74,8 +77,7 @@ def check(record: Record) -> None:
         raise ClipError(f"zero length: {len(motion)} motion frames, {len(audio)} audio samples")
     if not (np.isfinite(fps) and fps > 0):
         raise ClipError(f"motion rate is {fps} fps; expected a positive number")
-    if not np.isfinite(audio).all():
-        raise ClipError(f"audio is not finite in {int((~np.isfinite(audio)).sum())} of {len(audio)} samples")
+    _check_sound(audio)
     motion_s, audio_s = len(motion) / fps, len(audio) / SAMPLE_RATE
     if abs(motion_s - audio_s) > MAX_DIFFERENCE_S:
         raise ClipError(
@@ -85,21 +87,28 @@ def check(record: Record) -> None:
         )
 
 
+def _check_sound(audio: np.ndarray) -> None:
+    if audio.ndim != 1 or len(audio) == 0:
+        raise ClipError(f"zero length or shape: audio {audio.shape}; expected (n,), n >= 1")
+    if not np.isfinite(audio).all():
+        raise ClipError(f"audio is not finite in {int((~np.isfinite(audio)).sum())} of {len(audio)} samples")
+
+
 def extract(record: Record, amplitude: AmplitudeOptions = AmplitudeOptions()) -> Row:
     """The row of a record, still without audio: all on the mel grid (62.5 Hz), an even number of frames T.
 
     motion (T,14,2) px after gap filling, band-limited; conf (T,14), 0 where the joint was filled in; mel
-    (80,T) log10; amplitude (T,), Eq. 2 over its maximum; onsets_s as LORIS detects them. Raises ClipError
-    with the reason.
+    (80,T) log10; amplitude (T,), Eq. 2 over its maximum; onsets_s as LORIS detects them. A record without motion
+    has 0 frames of motion, conf and amplitude. Raises ClipError with the reason.
     """
     check(record)
-    conf = np.where(np.isfinite(record.conf), record.conf, 0.0)
-    conf = np.where(np.isfinite(record.motion_px).all(axis=-1) & (conf >= MIN_CONF), conf, 0.0)
-    n_frames = grid_frames(min(len(record.motion_px) / record.fps, len(record.audio) / SAMPLE_RATE))
+    seconds = len(record.audio) / SAMPLE_RATE
+    if record.motion_px is not None:
+        seconds = min(len(record.motion_px) / record.fps, seconds)
+    n_frames = grid_frames(seconds)
     if n_frames < MIN_FRAMES:
         raise ClipError(f"too short: {n_frames} frames at {MEL_RATE_HZ} Hz; expected at least {MIN_FRAMES}")
-    filled = fill_gaps(record.motion_px, conf, MIN_CONF)
-    motion = resample_to_grid(filled, record.fps, n_frames, MEL_RATE_HZ).astype(np.float32)
+    motion, conf, strength = _of_motion(record, n_frames, amplitude)
     audio = record.audio[: n_frames * HOP]
     mel = log_mel(torch.from_numpy(np.ascontiguousarray(audio, dtype=np.float32))).numpy()
     beats_s = np.zeros(0) if record.beats_s is None else record.beats_s
@@ -107,17 +116,30 @@ def extract(record: Record, amplitude: AmplitudeOptions = AmplitudeOptions()) ->
         clip_id=record.clip_id,
         group_id=record.group_id,
         motion=motion,
-        conf=_conf_on_grid(conf, record.fps, n_frames),
+        conf=conf,
         mel=mel,
-        amplitude=normalised_amplitude(motion, amplitude.bins, amplitude.window, amplitude.angle).astype(
-            np.float32
-        ),
+        amplitude=strength,
         onsets_s=onset_times(np.asarray(audio, dtype=np.float32), SAMPLE_RATE).astype(np.float32),
         beats_s=beats_s[beats_s < n_frames / MEL_RATE_HZ].astype(np.float32),
         audio=b"",
         audio_path="",
         fps=record.fps,
     )
+
+
+def _of_motion(
+    record: Record, n_frames: int, amplitude: AmplitudeOptions
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Motion (T,14,2), conf (T,14) and amplitude (T,) on the grid, float32; T = 0 for a record without motion."""
+    if record.motion_px is None or record.conf is None:
+        none = np.zeros((0, N_JOINTS, 2), np.float32)
+        return none, none[..., 0], none[:, 0, 0]
+    conf = np.where(np.isfinite(record.conf), record.conf, 0.0)
+    conf = np.where(np.isfinite(record.motion_px).all(axis=-1) & (conf >= MIN_CONF), conf, 0.0)
+    filled = fill_gaps(record.motion_px, conf, MIN_CONF)
+    motion = resample_to_grid(filled, record.fps, n_frames, MEL_RATE_HZ).astype(np.float32)
+    strength = normalised_amplitude(motion, amplitude.bins, amplitude.window, amplitude.angle)
+    return motion, _conf_on_grid(conf, record.fps, n_frames), strength.astype(np.float32)
 
 
 def _conf_on_grid(conf: np.ndarray, fps: float, n_frames: int) -> np.ndarray:

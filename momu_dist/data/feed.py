@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -16,6 +17,10 @@ from momu_dist.data.index import load_index
 from momu_dist.data.plan import PlannedSample, SamplePlan
 from momu_dist.data.record import table_rows
 from momu_dist.errors import DataError
+
+WAVEFORM = "waveform"
+"""A column that no shard holds: the reader decodes it, (256 * length,) float32 at 16 kHz, from whichever audio there is."""
+_STORED_AUDIO = ("audio", "audio_path")
 
 
 @dataclass(frozen=True)
@@ -31,13 +36,18 @@ class FeedSpec:
 
 
 class ShardReader:
-    """Clips of one split of a prepared folder by index, keeping the row groups of one shuffle window in memory."""
+    """Clips of one split of a prepared folder by index, keeping the row groups of one shuffle window in memory.
+
+    `columns` are those of `record.SCHEMA` or of latents, or WAVEFORM; clip_id and length always come with them.
+    """
 
     def __init__(self, root: str, split: str, columns: Sequence[str], keep: int) -> None:
         self.root = Path(root)
         index = load_index(self.root)
         self.index = index.filter(pc.equal(index["split"], split))
-        self.columns = ["clip_id", "length", *columns]
+        self.decodes = WAVEFORM in columns
+        stored = [name for name in columns if name != WAVEFORM]
+        self.columns = ["clip_id", "length", *stored, *(_STORED_AUDIO if self.decodes else ())]
         self.keep = keep
         self._place = list(
             zip(*(self.index[name].to_pylist() for name in ("shard", "row_group", "row")), strict=True)
@@ -61,6 +71,11 @@ class ShardReader:
             shard, row_group, row = self._place[sample.clip]
             parts.append(self._table(shard, row_group).slice(row, 1))
         table = pa.concat_tables(parts).combine_chunks()
+        if self.decodes:
+            sounds = [table[name].to_pylist() for name in _STORED_AUDIO]
+            table = table.drop_columns(list(_STORED_AUDIO)).append_column(
+                WAVEFORM, _decoded(self.root, *sounds)
+            )
         return table.append_column("epoch", pa.array([sample.epoch for sample in samples], pa.int32()))
 
     def _table(self, shard: str, row_group: int) -> pa.Table:
@@ -76,6 +91,21 @@ class ShardReader:
                 self._tables.popitem(last=False)
         self._tables.move_to_end(key)
         return self._tables[key]
+
+
+def _decoded(root: Path, flacs: Sequence[bytes], paths: Sequence[str]) -> pa.Array:
+    """Lists of samples, one a clip, from FLAC bytes or, where they are empty, from the FLAC file at root / path."""
+    # Imported here: only one stage wants sound, and readers of the others start without a media library.
+    from momu_dist.data.audio_io import decode_flac
+
+    sounds = []
+    for flac, path in zip(flacs, paths, strict=True):
+        try:
+            sounds.append(decode_flac(flac or (root / path).read_bytes())[0])
+        except OSError as error:
+            raise DataError(f"{root / path} cannot be read ({error}); prepare the data again.") from error
+    offsets = np.cumsum([0, *(len(sound) for sound in sounds)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(np.concatenate(sounds), type=pa.float32()))
 
 
 class PlanReader:

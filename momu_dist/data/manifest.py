@@ -84,9 +84,23 @@ class Manifest:
         text += (self.root / INDEX).read_bytes()
         return hashlib.sha256(text).hexdigest()[:16]
 
+    @property
+    def holds_motion(self) -> bool:
+        """Whether the clips have motion beside their music: all have, or none has."""
+        return self.content["motion_stats"] is not None
+
+    def require_motion(self, who: str) -> None:
+        """Raise DataError if the clips are music without motion; `who` needs it."""
+        if not self.holds_motion:
+            raise DataError(
+                f"{who} needs motion, and the data at {self.root} (source {self.content['source']}) is music only; "
+                "prepare a source with dancers, such as dance_with_melody."
+            )
+
     @cached_property
     def motion_stats(self) -> MotionStats:
-        """Centre, scale and mean bone lengths of the training split, px."""
+        """Centre, scale and mean bone lengths of the training split, px. DataError for music without motion."""
+        self.require_motion("a statistic of motion")
         return MotionStats.from_dict(self.content["motion_stats"])
 
     @property

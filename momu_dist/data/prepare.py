@@ -22,6 +22,7 @@ from tqdm import tqdm
 from momu_dist.core.audio.mel import MEL_RATE_HZ
 from momu_dist.core.motion.kinematics import Angle, Window
 from momu_dist.core.motion.normalise import MotionSums
+from momu_dist.core.motion.skeleton import N_JOINTS
 from momu_dist.data.features import AmplitudeOptions, feature_fingerprint, feature_parameters
 from momu_dist.data.index import INDEX, INDEX_SCHEMA
 from momu_dist.data.manifest import (
@@ -332,6 +333,13 @@ def _finalise(
         if result["clips"]:
             rows = {"file": result["shard"], "split": split, "rows": len(result["clips"])}
             shards.append({**rows, "row_groups": result["row_groups"], "bytes": result["bytes"]})
+    frames = sum(clip["length"] for clip in index)
+    counted = sum(int(result["motion_sums"]["n"]) for result in results) // N_JOINTS
+    if counted not in (0, frames):
+        raise DataError(
+            f"source {plan['source']} gives motion for {counted} of {frames} frames, expected all or none; "
+            "prepare music without dancers as a set of its own."
+        )
     mean, std = mel.mean_std()
     content = {
         "version": MANIFEST_VERSION,
@@ -343,7 +351,7 @@ def _finalise(
         "shards": shards,
         "splits": {split: _split_size(index, split) for split in SPLITS},
         "rejected": n_rejected,
-        "motion_stats": motion.stats().to_dict(),
+        "motion_stats": motion.stats().to_dict() if counted or not frames else None,
         "mel_stats": {"mean": mean, "std": std},
     }
     for torn in out_dir.glob("*/*.tmp"):  # what killed attempts left behind
@@ -367,7 +375,7 @@ def _write_table(table: pa.Table, path: Path) -> None:
 
 
 def report(manifest: Manifest) -> str:
-    """Some sentences for the user: clips and hours of each split, how many clips were rejected, what was noted."""
+    """Some sentences for the user: clips and hours of each split, rejected clips, whether motion is missing, notes."""
     parts = [
         f"{split} {size['clips']} clips, {size['hours']:.2f} h"
         for split, size in manifest.content["splits"].items()
@@ -378,8 +386,10 @@ def report(manifest: Manifest) -> str:
         if rejected
         else "; no clip rejected"
     )
+    motion = "" if manifest.holds_motion else "; music only, without motion"
     notes = manifest.notes()
     noted = [f"{line['clip_id']}: {line['note']}" for line in notes[:MAX_NOTES_SAID]]
     if len(notes) > MAX_NOTES_SAID:
         noted.append(f"{len(notes) - MAX_NOTES_SAID} more notes are in {manifest.root / NOTES}")
-    return "\n".join([f"{manifest.root}: {'; '.join(parts)}{tail}.", *(f"note: {note}." for note in noted)])
+    said = f"{manifest.root}: {'; '.join(parts)}{tail}{motion}."
+    return "\n".join([said, *(f"note: {note}." for note in noted)])

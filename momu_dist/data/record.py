@@ -31,13 +31,14 @@ class Record:
 
     motion_px (T,14,2) pixels, y downwards, frame i at i/fps seconds; conf (T,14) in [0,1], 0 where a joint
     was not seen; fps of the motion; audio (n,) float32 16 kHz mono; beats_s (K,) true beat times in seconds,
-    None if unknown; notes: what the source assumed or doubts about this clip, each for people to read.
+    None if unknown; notes: what the source assumed or doubts about this clip, each for people to read. Music
+    without a dancer has motion_px and conf None and fps 0.
     """
 
     clip_id: str
     group_id: str
-    motion_px: np.ndarray
-    conf: np.ndarray
+    motion_px: np.ndarray | None
+    conf: np.ndarray | None
     fps: float
     audio: np.ndarray
     beats_s: np.ndarray | None = None
@@ -47,13 +48,15 @@ class Record:
 def cut(record: Record, start_s: float, end_s: float | None, clip_id: str) -> Record:
     """The part of `record` from start_s to end_s (None: its end), renamed; times count from the cut.
 
-    The start is moved to the nearest motion frame, so that frame 0 stays at 0 s; what lies beyond the end is
-    not there.
+    The start is moved to the nearest motion frame, so that frame 0 stays at 0 s; without motion to the nearest
+    sample. What lies beyond the end is not there.
     """
-    first = round(start_s * record.fps)
-    # The frame after the end is kept, so that a window of 25 s at 24.9 fps is not a frame short of 25 s.
-    last = None if end_s is None else first + ceil((end_s - start_s) * record.fps - 1e-6)
-    from_s = first / record.fps
+    motion_px, conf, from_s = record.motion_px, record.conf, start_s
+    if motion_px is not None and conf is not None:
+        first = round(start_s * record.fps)
+        # The frame after the end is kept, so that a window of 25 s at 24.9 fps is not a frame short of 25 s.
+        last = None if end_s is None else first + ceil((end_s - start_s) * record.fps - 1e-6)
+        motion_px, conf, from_s = motion_px[first:last], conf[first:last], first / record.fps
     to_sample = None if end_s is None else round((from_s + end_s - start_s) * SAMPLE_RATE)
     beats_s = record.beats_s
     if beats_s is not None:
@@ -62,8 +65,8 @@ def cut(record: Record, start_s: float, end_s: float | None, clip_id: str) -> Re
     return replace(
         record,
         clip_id=clip_id,
-        motion_px=record.motion_px[first:last],
-        conf=record.conf[first:last],
+        motion_px=motion_px,
+        conf=conf,
         audio=record.audio[round(from_s * SAMPLE_RATE) : to_sample],
         beats_s=beats_s,
     )
@@ -79,7 +82,13 @@ SCHEMA = pa.schema(
     [
         _field("clip_id", pa.string()),
         _field("group_id", pa.string()),
-        _field("motion", _FLAT, shape="(length,14,2)", unit="px, y downwards", rate="62.5 Hz"),
+        _field(
+            "motion",
+            _FLAT,
+            shape="(length,14,2), empty without motion",
+            unit="px, y downwards",
+            rate="62.5 Hz",
+        ),
         _field(
             "conf", _FLAT, shape="(length,14)", unit="detector confidence, 0 = filled gap", rate="62.5 Hz"
         ),
@@ -89,7 +98,7 @@ SCHEMA = pa.schema(
         _field("beats_s", _FLAT, shape="(any,), empty where the source does not know", unit="s"),
         _field("audio", pa.binary(), unit="FLAC, mono, 16 kHz; empty with audio: path"),
         _field("audio_path", pa.string(), unit="relative to the prepared folder; empty with audio: flac"),
-        _field("fps", pa.float32(), unit="Hz, of the source's motion"),
+        _field("fps", pa.float32(), unit="Hz, of the source's motion, 0 without motion"),
         _field("length", pa.int32(), unit="frames at 62.5 Hz, even"),
     ]
 )
@@ -100,7 +109,7 @@ LATENT_ARRAYS = ("music_mean", "music_logvar", "motion_mean", "motion_logvar")
 
 @dataclass(frozen=True)
 class Row:
-    """One prepared clip: `Record` after `features.extract`. Shapes as in `SCHEMA`, float32."""
+    """One prepared clip: `Record` after `features.extract`. Shapes as in `SCHEMA`, float32; 0 frames of motion where none is."""
 
     clip_id: str
     group_id: str
@@ -117,7 +126,7 @@ class Row:
     @property
     def length(self) -> int:
         """Frames at 62.5 Hz."""
-        return int(self.amplitude.shape[0])
+        return int(self.mel.shape[1])
 
 
 def _flat(array: np.ndarray) -> np.ndarray:
@@ -152,9 +161,10 @@ def decode_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """NumPy arrays in their shapes from one row of `SCHEMA`; columns that were not read are left out.
 
     `row` maps column names to Arrow scalars, NumPy arrays or plain values. motion (T,14,2), conf (T,14), mel
-    (80,T), amplitude (T,), onsets_s, beats_s float32, views of the row's own memory where that is Arrow or
-    float32 NumPy (read-only then); clip_id, group_id str; fps float; length int; audio bytes; audio_path
-    str; cached latents (length, channels). An empty mapping gives an empty one.
+    (80,T), amplitude (T,), onsets_s, beats_s, waveform (n,) (which the feed decodes) float32, views of the
+    row's own memory where that is Arrow or float32 NumPy (read-only then); clip_id, group_id str; fps float;
+    length int; audio bytes; audio_path str; cached latents (length, channels). An empty mapping gives an
+    empty one.
     """
     out = {name: _value(value) for name, value in row.items()}
     for name, shape in (("motion", (-1, N_JOINTS, 2)), ("conf", (-1, N_JOINTS)), ("mel", (N_MELS, -1))):

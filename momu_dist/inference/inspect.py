@@ -51,6 +51,7 @@ def draw(path: str | Path, n: int, out: str | Path) -> list[Path]:
     if not (Path(path) / MANIFEST).is_file():
         raise DataError(f"{path} is no prepared set: clips can be drawn of what `momu prepare` finished.")
     manifest, folder = Manifest.load(path), Path(out)
+    manifest.require_motion("--draw")
     split = next((name for name in SPLITS if manifest.split(name).num_rows), SPLITS[0])
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -149,6 +150,9 @@ def _five(values: np.ndarray) -> str:
 
 
 def _statistics(manifest: Manifest) -> str:
+    mel = f"mel of the training split: mean {manifest.mel_mean:.3f}, standard deviation {manifest.mel_std:.3f} (log10)"
+    if not manifest.holds_motion:
+        return f"music only, without motion\n{mel}"
     stats = manifest.motion_stats
     limbs = [
         (f"{JOINT_NAMES[a]}-{JOINT_NAMES[b]}", f"{length:.1f}")
@@ -156,8 +160,7 @@ def _statistics(manifest: Manifest) -> str:
     ]
     return (
         f"motion of the training split: centre {stats.centre[0]:.1f}, {stats.centre[1]:.1f} px, scale {stats.scale:.2f} px\n"
-        f"mel of the training split: mean {manifest.mel_mean:.3f}, standard deviation {manifest.mel_std:.3f} (log10)\n"
-        f"{table(('limb', 'mean length, px'), limbs)}"
+        f"{mel}\n{table(('limb', 'mean length, px'), limbs)}"
     )
 
 

@@ -72,7 +72,8 @@ def build_task(
     low, high = (2 * int(seconds * MEL_RATE_HZ / 2) for seconds in config.data.length_s)
     music_vae = load_vae(exports["music_vae"]) if config.stage == "motion_vae" else None
     scales = None if latents is None else latents.scales(config.loss.latent_scaling)
-    inputs = TaskInputs((max(2, low), max(2, high)), motion_stats(data, exports), music_vae, scales)
+    stats = motion_stats(data, exports) if stage.motion else None
+    inputs = TaskInputs((max(2, low), max(2, high)), stats, music_vae, scales)
     return stage.task(config.model, config.loss, inputs)
 
 
@@ -112,8 +113,9 @@ def export_facts(
     facts: Facts = {
         "feature_fingerprint": data.feature_fingerprint,
         "data_fingerprint": data.fingerprint,
-        "motion_stats": motion_stats(data, exports).to_dict(),
     }
+    if data.holds_motion:
+        facts["motion_stats"] = motion_stats(data, exports).to_dict()
     if latents is not None:
         scales = latents.scales(config.loss.latent_scaling)
         facts["latent_scales"] = {name: scale.to_dict() for name, scale in scales.items()}

@@ -15,8 +15,10 @@ from momu_dist.config.schema import RunConfig
 from momu_dist.core.audio.mel import MEL_RATE_HZ
 from momu_dist.core.catalog import STAGES
 from momu_dist.core.models.autoencoder import Autoencoder
+from momu_dist.core.models.bigvgan import BigVGAN
 from momu_dist.core.models.discriminator import PatchDiscriminator
 from momu_dist.core.models.dit import LatentDiT
+from momu_dist.core.models.wave_discriminator import WaveDiscriminators
 from momu_dist.data.feed import ShardReader
 from momu_dist.data.manifest import MANIFEST, Manifest
 
@@ -46,8 +48,10 @@ def run_size(config: RunConfig) -> Size:
     """
     counted = (Path(config.data.root) / MANIFEST).is_file()
     if counted:
-        root = Manifest.load(config.data.root).root
-        clips = len(ShardReader(str(root), "train", (), keep=1))
+        data = Manifest.load(config.data.root)
+        if STAGES[config.stage].motion:
+            data.require_motion(f"stage {config.stage}")
+        clips = len(ShardReader(str(data.root), "train", (), keep=1))
     else:
         clips = config.data.expected_clips
     per_epoch = clips / config.train.global_batch
@@ -61,6 +65,11 @@ def parameter_counts(config: RunConfig) -> dict[str, int]:
         networks: dict[str, nn.Module]
         if STAGES[config.stage].reads == "latents":
             networks = {"dit": LatentDiT(config.model)}
+        elif config.stage == "vocoder":
+            networks = {
+                "vocoder": BigVGAN(config.model),
+                "disc": WaveDiscriminators(config.loss.disc_ch),
+            }
         else:
             networks = {"vae": Autoencoder(config.model)}
             if config.stage == "music_vae":
@@ -96,7 +105,7 @@ def warnings(config: RunConfig, size: Size) -> list[str]:
             f"the warm-up of {config.optim.warmup_steps} steps never ends: the run has {size.total_steps}; the rate stays below "
             f"{size.total_steps / config.optim.warmup_steps:.0%} of optim.lr. Lower optim.warmup_steps or train longer."
         )
-    if config.stage == "music_vae" and config.loss.gan_start >= 1.0:
+    if getattr(config.loss, "gan_start", 0.0) >= 1.0:
         found.append(
             f"the GAN never starts: loss.gan_start is {config.loss.gan_start} of the run; set it below 1 (a share of the run)."
         )

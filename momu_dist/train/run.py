@@ -169,7 +169,9 @@ def _follow(name: str, metrics: Path, total_steps: int, stop: threading.Event) -
 def _show(bar: tqdm, entry: dict[str, float]) -> None:
     bar.n = int(entry["step"])
     shown = {
-        key: f"{entry[key]:.4g}" for key in ("total", "val/rec", "val/true", "samples_per_s") if key in entry
+        key: f"{entry[key]:.4g}"
+        for key in ("total", "val/rec", "val/true", "val/mel_distance", "samples_per_s")
+        if key in entry
     }
     if shown:
         bar.set_postfix(shown)

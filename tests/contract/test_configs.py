@@ -13,7 +13,7 @@ from momu_dist.train.dry_run import parameter_counts, report, run_size, warnings
 CONFIGS = Path(__file__).parents[2] / "configs"
 RUNS = sorted(
     path
-    for kind in ("demo", "paper")
+    for kind in ("demo", "paper", "vocoder")
     for path in (CONFIGS / kind).rglob("*.yaml")
     if path.name != "base.yaml"
 )
@@ -25,9 +25,12 @@ def named(path: Path) -> str:
 
 
 def test_there_are_runs_of_every_stage() -> None:
-    for kind in ("demo", "paper"):
-        stages = {load_config(path).stage for path in RUNS if named(path).startswith(kind)}
-        assert stages == set(STAGES)
+    for kind, expected in (
+        ("demo", set(STAGES) - {"vocoder"}),
+        ("paper", set(STAGES) - {"vocoder"}),
+        ("vocoder", {"vocoder"}),
+    ):
+        assert {load_config(path).stage for path in RUNS if named(path).startswith(kind)} == expected
 
 
 @pytest.mark.parametrize("path", RUNS, ids=named)
@@ -37,7 +40,7 @@ def test_config_loads_and_dry_builds(path: Path, tmp_path: Path) -> None:
     for name, count in parameter_counts(config).items():
         assert count > 0 and f"parameters of {name}: {count:,}" in text
     assert f"steps in all: {run_size(config).total_steps:,}" in text
-    assert config.name == config.stage == path.stem
+    assert config.name == path.stem and config.stage in (path.stem, path.parent.name)
 
 
 @pytest.mark.parametrize("path", RUNS, ids=named)
@@ -60,6 +63,13 @@ def test_parameter_counts_of_the_paper() -> None:
     for direction in ("m2a", "a2m"):
         count = parameter_counts(load_config(PAPER / f"dit_{direction}.yaml"))["dit"]
         assert 158_000_000 < count < 160_000_000
+
+
+def test_parameter_counts_of_the_vocoders() -> None:
+    full = parameter_counts(load_config(CONFIGS / "vocoder" / "full.yaml"))
+    assert full == {"vocoder": 112_231_250, "disc": 41_386_672}
+    small = parameter_counts(load_config(CONFIGS / "vocoder" / "small.yaml"))["vocoder"]
+    assert 4 * small <= 8_000_000  # bytes: what may be embedded
 
 
 def test_music_vae_alone_trains_a_discriminator() -> None:

@@ -15,6 +15,7 @@ from momu_dist.errors import DataError
 
 CATALOG: dict[str, str] = {
     "synthetic": "momu_dist.data.sources.synthetic.source:Synthetic",
+    "music": "momu_dist.data.sources.music:Music",
     "dance_with_melody": "momu_dist.data.sources.dance_with_melody:DanceWithMelody",
     "openpose_audio": "momu_dist.data.sources.openpose_audio:OpenPoseAudio",
 }

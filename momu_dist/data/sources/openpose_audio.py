@@ -100,6 +100,7 @@ class OpenPoseAudio:
         motion_px, conf = tracked.joints[..., :2], tracked.joints[..., 2]
         whole = Record(ref.clip_id, ref.group_id, motion_px, conf, fps, audio)
         part = cut(whole, ref.start_s, ref.end_s, ref.clip_id)
+        assert part.motion_px is not None, "a cut keeps the motion"
         notes = [] if self.fps is not None else [_rate_note(n_frames, len(audio) / SAMPLE_RATE, sound.name)]
         if tracked.first_number:
             notes.append(f"frames are numbered from {tracked.first_number}, which is taken for time 0")

@@ -9,9 +9,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from momu_dist.data.audio_io import decode_flac
 from momu_dist.data.feed import FeedSpec, LocalFeed, PlanReader, ShardReader, make_plan, validation_rows
 from momu_dist.data.manifest import Manifest
+from momu_dist.data.plan import PlannedSample
+from momu_dist.data.prepare import PrepareOptions, prepare
 from momu_dist.data.record import table_rows
+from momu_dist.data.sources.synthetic.source import Synthetic
 from momu_dist.errors import DataError
 
 
@@ -130,3 +134,29 @@ def test_no_training_clips_is_an_error(prepared: Manifest, tmp_path: Path) -> No
     )
     with pytest.raises(DataError, match="no training clips"):
         make_plan(spec_of(prepared, root=str(root)))
+
+
+def test_the_decoded_waveform_is_the_stored_sound(prepared: Manifest) -> None:
+    stored = {}
+    for shard in prepared.content["shards"]:
+        for row in table_rows(pq.read_table(prepared.root / shard["file"])):
+            stored[row["clip_id"]] = decode_flac(row["audio"])[0]
+    spec = spec_of(prepared, columns=("mel", "waveform"))
+    reader = PlanReader(spec, 0, 1)
+    assert set(reader.read(0).column_names) == {"clip_id", "length", "mel", "waveform", "epoch", "step"}
+    for row in [*table_rows(reader.read(0)), *validation_rows(spec, 0, 1)]:
+        np.testing.assert_array_equal(row["waveform"], stored[row["clip_id"]])
+        assert row["waveform"].shape == (256 * row["length"],) and row["waveform"].dtype == np.float32
+
+
+def test_a_waveform_in_a_file_of_its_own_is_the_same_and_a_lost_one_is_named(tmp_path: Path) -> None:
+    read = {}
+    for audio in ("flac", "path"):
+        options = PrepareOptions(audio=audio)  # type: ignore[arg-type]
+        prepare(Synthetic(n_clips=4, clip_s=1.0), tmp_path / audio, options, progress=False)
+        reader = ShardReader(str(tmp_path / audio), "train", ("waveform",), keep=1)
+        (read[audio],) = table_rows(reader.rows([PlannedSample(0, 1)]))
+    np.testing.assert_array_equal(read["flac"]["waveform"], read["path"]["waveform"])
+    shutil.rmtree(tmp_path / "path" / "audio")
+    with pytest.raises(DataError, match=r"synthetic_s0_\d+\.flac cannot be read.*prepare the data again"):
+        reader.rows([PlannedSample(0, 1)])

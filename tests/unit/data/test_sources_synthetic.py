@@ -106,7 +106,7 @@ def test_impossible_options_and_unknown_sources_are_sentences() -> None:
         make_source("synthetic", n_clips=0)
     with pytest.raises(DataError, match="does not take these options"):
         make_source("synthetic", n_clip=3)
-    with pytest.raises(DataError, match="known sources: dance_with_melody, openpose_audio, synthetic"):
+    with pytest.raises(DataError, match="known sources: dance_with_melody,.* synthetic"):
         make_source("sintetic")
 
 

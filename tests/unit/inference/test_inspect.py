@@ -5,13 +5,17 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import soundfile
 from PIL import Image
 
 from momu_dist.cli import main
 from momu_dist.data.manifest import NOTES, NOTES_SCHEMA, REJECTED, REJECTED_SCHEMA, Manifest
+from momu_dist.data.prepare import PrepareOptions, prepare
+from momu_dist.data.sources import make_source
 from momu_dist.errors import DataError, MomuError
 from momu_dist.inference.export import find_export
 from momu_dist.inference.inspect import draw, inspect, table
@@ -95,3 +99,14 @@ def test_what_cannot_be_drawn_is_a_sentence(prepared: Manifest, tiny_runs: Path,
 def test_a_table_has_straight_columns() -> None:
     lines = table(("name", "n"), [("a", 1), ("bcd", 10)]).splitlines()
     assert lines == ["name   n", "a      1", "bcd   10"]
+
+
+def test_a_set_of_music_alone_is_told_and_cannot_be_drawn(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    tone = 0.1 * np.sin(np.arange(32000) / 20)
+    for name in ("a", "b", "c"):
+        soundfile.write(tmp_path / "raw" / f"{name}.wav", tone, 16000)
+    prepare(make_source("music", tmp_path / "raw"), tmp_path / "data", PrepareOptions(), progress=False)
+    assert "music only, without motion" in inspect(tmp_path / "data")
+    with pytest.raises(DataError, match="music only"):
+        draw(tmp_path / "data", 1, tmp_path / "out")

@@ -15,12 +15,14 @@ from momu_dist.core.catalog import STAGES
 from momu_dist.core.latents import LatentScale
 from momu_dist.core.losses.contrast import ContrastConfig
 from momu_dist.core.models.autoencoder import Autoencoder, AutoencoderConfig
+from momu_dist.core.models.bigvgan import BigVGANConfig
 from momu_dist.core.models.dit import DiTConfig
 from momu_dist.core.motion.normalise import MotionStats
 from momu_dist.core.tasks.base import Row, Task, TaskInputs
 from momu_dist.core.tasks.dit import DitLoss
 from momu_dist.core.tasks.motion_vae import MotionVaeLoss
 from momu_dist.core.tasks.music_vae import MusicVaeLoss
+from momu_dist.core.tasks.vocoder import VocoderLoss
 
 Z = 4
 STATS = MotionStats((320.0, 240.0), 80.0, (50.0,) * 13)
@@ -36,12 +38,14 @@ MODELS = {
     "motion_vae": vae_config(28),
     "dit_m2a": DiTConfig(Z, Z, 32, 32, 2, 1, 64, 3, 1, 3, 1),
     "dit_a2m": DiTConfig(Z, Z, 32, 32, 2, 1, 64, 3, 1, 3, 1, positions="aligned", prediction="v"),
+    "vocoder": BigVGANConfig(80, (16, 16), (32, 32), 16, "2", (3,), ((1,),)),
 }
 LOSSES = {
     "music_vae": MusicVaeLoss(kl_weight=0.1, disc_ndf=4, disc_norm="group"),
     "motion_vae": MotionVaeLoss(kl_weight=0.1, contrast=ContrastConfig(clip_latents=(4, 8))),
     "dit_m2a": DitLoss(condition_drop=0.5),
     "dit_a2m": DitLoss(condition_drop=0.5),
+    "vocoder": VocoderLoss(mel_weight=0.1, gan_start=0.5, disc_ch=2),
 }
 
 
@@ -62,6 +66,7 @@ def clip(number: int, length: int) -> dict[str, Any]:
     return {
         "clip_id": f"clip{number}",
         "mel": rng.normal(-2.0, 1.0, (80, length)).astype(np.float32),
+        "waveform": rng.normal(0.0, 0.2, 256 * length).astype(np.float32),
         "motion": rng.normal(250.0, 60.0, (length, 14, 2)).astype(np.float32),
         "amplitude": rng.uniform(0.0, 1.0, length).astype(np.float32),
         "music_mean": rng.normal(size=(n, Z)).astype(np.float32),
