@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import pairwise
 
 import torch
 from librosa.filters import mel as slaney_mel
@@ -16,6 +17,8 @@ __all__ = ["HOP", "MEL_FLOOR", "MEL_RATE_HZ", "N_MELS", "SAMPLE_RATE", "log_mel"
 
 N_FFT = 1024
 MEL_FLOOR = -5.0
+_BLOCK = 64  # frames: 0.25 MB of samples and as much of spectrum
+_GROUP_EDGES = (0, 48, 66, N_MELS)  # of bands: under 1.4 kHz, under 3.4 kHz, above
 EDGE = (N_FFT - HOP) // 2  # samples reflected at each end, so that n samples give floor(n / HOP) frames
 
 
@@ -53,7 +56,11 @@ def log_mel(wav: Tensor) -> Tensor:
         raise ClipError("audio holds values that are not finite, expected none; the file may be damaged")
     if wav.numel() == 0:  # torch's FFT refuses an empty batch
         return wav.new_zeros((0, N_MELS, wav.shape[-1] // HOP), dtype=torch.float32)
-    mel = log_mel_unchecked(wav.reshape(-1, wav.shape[-1]).float())
+    clips = wav.reshape(-1, wav.shape[-1]).float()
+    if clips.device.type == "cpu" and not (torch.is_grad_enabled() and clips.requires_grad):
+        mel = torch.stack([_in_blocks(clip) for clip in clips])
+    else:
+        mel = log_mel_unchecked(clips)
     return mel if wav.ndim == 2 else mel[0]
 
 
@@ -65,6 +72,43 @@ def log_mel_unchecked(clips: Tensor) -> Tensor:
     spectrum = stft(clips.clamp(-1.0, 1.0))
     magnitude = torch.sqrt(spectrum.real.square() + spectrum.imag.square() + 1e-9)
     return torch.matmul(mel_filterbank(clips.device), magnitude).clamp(min=10**MEL_FLOOR).log10()
+
+
+def _in_blocks(clip: Tensor) -> Tensor:
+    """`log_mel_unchecked` of one clip (n,) on the CPU, without gradient, in half the time.
+
+    Some frames at a time stay in the processor's cache, in memory that is asked for once; and groups of neighbouring
+    bands are multiplied with the bins they have weights for, not with all.
+    """
+    clip = clip.clamp(-1.0, 1.0)[None, None]
+    frames = F.pad(clip, (EDGE, EDGE), mode="reflect")[0, 0].unfold(-1, N_FFT, HOP)
+    out = clip.new_empty((len(frames), N_MELS))
+    windowed = clip.new_empty((_BLOCK, N_FFT))
+    spectrum = torch.empty((_BLOCK, N_FFT // 2 + 1), dtype=torch.complex64)
+    magnitude = clip.new_empty((_BLOCK, N_FFT // 2 + 1))
+    window = hann_window(clip.device)
+    for first in range(0, len(frames), _BLOCK):
+        n = min(_BLOCK, len(frames) - first)
+        torch.mul(frames[first : first + n], window, out=windowed[:n])
+        torch.fft.rfft(windowed[:n], out=spectrum[:n])
+        squares = torch.view_as_real(spectrum[:n]).square_()
+        torch.add(squares[..., 0], squares[..., 1], out=magnitude[:n])
+        magnitude[:n].add_(1e-9).sqrt_()
+        for bands, bins, weights in _band_groups():
+            out[first : first + n, bands] = magnitude[:n, bins] @ weights
+    return out.clamp_(min=10**MEL_FLOOR).log10_().T
+
+
+@lru_cache(maxsize=1)
+def _band_groups() -> list[tuple[slice, slice, Tensor]]:
+    """Groups of bands with the bins they have weights for, and those weights (bins, bands)."""
+    basis = mel_filterbank(torch.device("cpu"))
+    groups = []
+    for low, high in pairwise(_GROUP_EDGES):
+        used = basis[low:high].any(dim=0).nonzero()
+        bins = slice(int(used[0]), int(used[-1]) + 1)
+        groups.append((slice(low, high), bins, basis[low:high, bins].T.contiguous()))
+    return groups
 
 
 def stft(clips: Tensor) -> Tensor:

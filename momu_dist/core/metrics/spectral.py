@@ -17,6 +17,7 @@ from momu_dist.errors import DataError
 STFT_RESOLUTIONS = ((1024, 120, 600), (2048, 240, 1200), (512, 50, 240))
 """Samples of transform, hop and window (Parallel WaveGAN's)."""
 
+SILENT_RMS = 1e-3  # -60 dB of full scale
 MAGNITUDE_FLOOR = 1e-4
 MIN_SAMPLES = 2048
 
@@ -53,7 +54,8 @@ def stft_distance(reference: Tensor, wav: Tensor) -> Tensor:
     Spectral convergence: ||R - W|| / ||R|| over all magnitudes of a sample; log magnitude distance: mean |ln R - ln W|.
     Raises DataError as `validate`. Zero samples give (0,).
     Source: Parallel WaveGAN (Yamamoto et al., 2020), Eq. 4-7. Where we differ: magnitudes below 1e-4 are raised to it, so
-    that digital silence, which has no logarithm, is finite.
+    that digital silence, which has no logarithm, is finite; and the convergence of a reference under -60 dB is relative to
+    -60 dB, so that one silent clip does not outweigh all others.
     """
     validate(reference, wav)
     if not len(reference):
@@ -61,9 +63,16 @@ def stft_distance(reference: Tensor, wav: Tensor) -> Tensor:
     total = torch.zeros(len(reference), device=reference.device)
     for n_fft, hop, window in STFT_RESOLUTIONS:
         real, made = (_magnitudes(clips, n_fft, hop, window) for clips in (reference, wav))
-        convergence = (real - made).flatten(1).norm(dim=1) / real.flatten(1).norm(dim=1)
+        convergence = (real - made).flatten(1).norm(dim=1) / _loudness(real, window)
         total = total + convergence + (real.log() - made.log()).abs().mean((1, 2))
     return total / len(STFT_RESOLUTIONS)
+
+
+def _loudness(magnitudes: Tensor, window: int) -> Tensor:
+    """Norm (B,) of the magnitudes of a reference, at least that of white noise at SILENT_RMS."""
+    energy = float(torch.hann_window(window).square().sum())
+    least = SILENT_RMS * (energy * magnitudes[0].numel()) ** 0.5
+    return magnitudes.flatten(1).norm(dim=1).clamp_min(least)
 
 
 def _magnitudes(clips: Tensor, n_fft: int, hop: int, window: int) -> Tensor:

@@ -39,7 +39,7 @@ class Track(NamedTuple):
 
 
 def track_person(frames: Sequence[NDArray[np.floating]], fps: float) -> Track:
-    """The keypoints of one person, the largest at the start, followed by continuity through all frames.
+    """The keypoints of one person, the largest in the first second, followed by continuity through all frames.
 
     frames: for each of T frames an array (P, J, 3) of P >= 0 people in any order, last axis (x px, y px, confidence), J
     the same in all. fps: their rate, Hz. Everybody is followed, so that in a crossing a detection goes to the person
@@ -157,9 +157,12 @@ def _next_link(
     if current is None or last is None:
         if not links:
             return None
-        first = min(min(link.found) for link in links)
-        beginning = [link for link in links if first in link.found]
-        return max(beginning, key=lambda link: _size(link.points[first])), first
+        # The largest may be missed by the detector in the very first frame, in which a bystander is not.
+        starts = {id(link): min(link.found) for link in links}
+        soon = min(starts.values()) + forget_frames
+        beginning = [link for link in links if starts[id(link)] < soon]
+        largest = max(beginning, key=lambda link: _size(link.points[starts[id(link)]]))
+        return largest, starts[id(largest)]
     later = []
     for link in links:
         after = [t for t in link.found if t > last]

@@ -223,6 +223,9 @@ def test_prepare_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert main([*arguments, "max_rejected=0.5", "fractions=[0.6, 0.2, 0.2]"]) == 0
     said = capsys.readouterr().out
     assert "3 clips rejected" in said and "fps, derived: 90 frames" in said
+    assert said.index("at frame 50 another person") < said.index("fps, derived"), (
+        "what one clip has comes first"
+    )
     manifest = Manifest.load(out)
     assert set(manifest.clips["clip_id"].to_pylist()) == {"duo0", "duo1", "duo2", "duo3", "leaves"}
     assert {line["clip_id"] for line in manifest.rejected()} == {"torn", "coco", "nobody"}

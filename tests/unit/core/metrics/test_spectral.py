@@ -66,3 +66,7 @@ def test_what_cannot_be_compared_is_refused(noise: Tensor) -> None:
     for sentence, pair in bad.items():
         with pytest.raises(DataError, match=sentence):
             validate(*pair)
+
+
+def test_a_silent_reference_does_not_outweigh_all_others(noise: Tensor) -> None:
+    assert float(stft_distance(0 * noise, 1e-3 * noise / noise.std()).max()) < 10

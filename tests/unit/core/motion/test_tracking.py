@@ -119,6 +119,14 @@ def test_the_largest_at_the_start_is_taken_though_another_comes_nearer_to_the_ca
     np.testing.assert_array_equal(track.keypoints, dancer)
 
 
+def test_the_largest_is_taken_though_the_first_frames_miss_him() -> None:
+    dancer, bystander = walker(np.full(90, 300.0)), walker(np.full(90, 700.0), 0.4, seed=1)
+    dancer[:5] = 0
+    track = track_person(scene(dancer, bystander), 30.0)
+    np.testing.assert_array_equal(track.keypoints, dancer)
+    assert track.switches == ()
+
+
 def test_a_flicker_of_the_detector_is_nobody() -> None:
     dancer, ghost = walker(np.full(80, 300.0)), walker(np.full(80, 900.0), 1.5, seed=1)
     ghost[1:40], ghost[42:] = 0, 0  # in the first frame and for two frames while the dancer is hidden
