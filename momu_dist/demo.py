@@ -16,8 +16,9 @@ from typing import Any
 from momu_dist.config.load import load_config
 from momu_dist.core.metrics.beats import TOLERANCE_S, beat_score
 from momu_dist.data.clips import first_clips
-from momu_dist.data.prepare import PrepareOptions, prepare, report
+from momu_dist.data.prepare import PrepareOptions, prepare
 from momu_dist.data.ray_pipeline import map_units
+from momu_dist.data.report import report
 from momu_dist.data.sources import make_source
 from momu_dist.errors import ConfigError
 from momu_dist.inference.curves import draw_curves

@@ -24,7 +24,8 @@ def add_prepare(commands: Commands) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     from momu_dist.cli.source import with_options
-    from momu_dist.data.prepare import PrepareOptions, Recipe, prepare, report
+    from momu_dist.data.prepare import PrepareOptions, Recipe, prepare
+    from momu_dist.data.report import report
     from momu_dist.errors import DataError
 
     if (options.source is None) == (options.recipe is None):

@@ -21,8 +21,9 @@ import soundfile
 
 from momu_dist.data.audio_io import read_audio
 from momu_dist.data.manifest import Manifest
-from momu_dist.data.prepare import PrepareOptions, Recipe, prepare, report
+from momu_dist.data.prepare import PrepareOptions, Recipe, prepare
 from momu_dist.data.record import ClipRef, Record, table_rows
+from momu_dist.data.report import report
 from momu_dist.data.sources import make_source
 from momu_dist.data.sources.synthetic.source import Synthetic
 from momu_dist.errors import DataError
