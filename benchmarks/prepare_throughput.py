@@ -21,7 +21,6 @@ import librosa
 import numpy as np
 import ray
 import torch
-from report import machine_line, table
 
 from momu_dist.core.audio.mel import EDGE, HOP, N_FFT, N_MELS, SAMPLE_RATE, log_mel
 from momu_dist.data.prepare import PrepareOptions, prepare
@@ -29,6 +28,7 @@ from momu_dist.data.ray_pipeline import map_units
 from momu_dist.data.sources import make_source
 from momu_dist.data.sources.synthetic.source import Synthetic
 from momu_dist.train.ray_session import ray_session
+from report import machine_line, table
 
 MEL_CLIP_S = 25.0
 

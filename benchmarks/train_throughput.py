@@ -30,7 +30,6 @@ from typing import Any
 import psutil
 import torch
 import torch.distributed as dist
-from report import machine_line, table
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -45,6 +44,7 @@ from momu_dist.data.sources import make_source
 from momu_dist.train.build import build_task, feed_spec, open_run_latents, required_exports
 from momu_dist.train.ray_session import ray_session
 from momu_dist.train.run import train
+from report import machine_line, table
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "demo"
 WARM_UP = 10  # steps that are not counted: first calls, first row groups, Ray's pipeline filling
