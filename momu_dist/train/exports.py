@@ -23,17 +23,24 @@ logger = logging.getLogger(__name__)
 class Exports:
     """Writes `export/` (the last) at every checkpoint and keeps `best/`, that with the lowest validation value so far.
 
-    The value is that of `judged_by` of the stage, at the export's own step: an export of a step without validation, or
-    whose value is not finite, is never the best. It is measured on the weights in training, not on their average.
+    The value is that of `judged_by` of the stage, at the export's own step. An export whose value is not finite is never
+    the best, nor is one from before a GAN has joined: the discriminator makes a reconstruction sharper, not nearer. The
+    value is measured on the weights in training, not on their average.
     """
 
     def __init__(
-        self, folder: RunFolder, config: RunConfig, facts: Mapping[str, Any], vaes: Mapping[str, Path]
+        self,
+        folder: RunFolder,
+        config: RunConfig,
+        facts: Mapping[str, Any],
+        vaes: Mapping[str, Path],
+        total_steps: int,
     ) -> None:
         self.folder = folder
         self.config = config
         self.facts = facts
         self.vaes = vaes
+        self.first_step = getattr(config.loss, "gan_start", 0.0) * total_steps
         self._best = math.inf
 
     def restore(self) -> None:
@@ -48,7 +55,7 @@ class Exports:
         value = validated.get(f"val/{STAGES[self.config.stage].judged_by}", math.nan)
         facts = {**self.facts, "step": step, "validation": value if math.isfinite(value) else None}
         write_export(self.folder.export, resolved_dict(self.config), weights, facts, self.vaes)
-        if value < self._best:
+        if step > self.first_step and value < self._best:
             link_export(self.folder.export, self.folder.best)
             self._best = value
 

@@ -87,7 +87,9 @@ class Trainer:
             last = done == self.total_steps
             if done % train.log_every == 0 or last:
                 self._log(done, self._meter.flush(self.device))
-            validated = self._validate(done) if done % train.validate_every == 0 or last else {}
+            # At every checkpoint too: an export without a validation value could not become the best one.
+            due = done % train.validate_every == 0 or done % train.checkpoint_every == 0 or last
+            validated = self._validate(done) if due else {}
             if done % train.checkpoint_every == 0 or last:
                 self._save(done, validated)
             if last or (train.sample_every is not None and done % train.sample_every == 0):

@@ -93,7 +93,7 @@ def _train(
             tracker.artifact(path, f"samples/step-{step:09d}")
 
     store = CheckpointStore(folder.checkpoints, config.train.keep_last)
-    written = Exports(folder, config, facts, vaes)
+    written = Exports(folder, config, facts, vaes, total_steps)
     hooks = Hooks(log, written.write, sample)
     if rank == 0:
         written.restore()

@@ -51,8 +51,8 @@ def weights(config: RunConfig, seed: int) -> dict[str, Tensor]:
     return Autoencoder(config.model).state_dict()
 
 
-def exports(folder: RunFolder, config: RunConfig) -> Exports:
-    made = Exports(folder, config, FACTS, {})
+def exports(folder: RunFolder, config: RunConfig, total_steps: int = 0) -> Exports:
+    made = Exports(folder, config, FACTS, {}, total_steps)
     made.restore()
     return made
 
@@ -77,6 +77,13 @@ def test_the_best_is_the_lowest_validation_value_and_the_export_is_the_last(
     kept, written = load_vae(find_export(folder.best)).state_dict(), weights(config, 2)
     assert all(torch.equal(kept[name], value) for name, value in written.items())
     assert sorted(path.name for path in folder.path.glob("*") if path.is_dir()) == ["best", "export"]
+
+
+def test_nothing_from_before_the_gan_is_the_best(folder: RunFolder, config: RunConfig) -> None:
+    run = exports(folder, config, total_steps=round(2 / config.loss.gan_start))
+    for step, value in enumerate((0.1, 0.1, 0.5, 0.3), start=1):
+        write(run, step, value)
+    assert step_of(folder.best) == 4
 
 
 def test_a_restart_goes_on_with_the_best_so_far(folder: RunFolder, config: RunConfig) -> None:

@@ -183,7 +183,12 @@ def test_logs_exports_and_samples_come_when_they_should(session: Any) -> None:
     )
     run.trainer.run()
     assert list(run.values("total")) == [2, 4, 6]
-    assert list(run.values("val/rec")) == [0, 4, 6]  # before the first step, at intervals, at the end
+    assert list(run.values("val/rec")) == [
+        0,
+        3,
+        4,
+        6,
+    ]  # before the first step, at checkpoints and intervals, at the end
     assert [step for step, _ in run.exported] == [3, 6]
     assert run.sampled == [4, 6]
     assert list(run.values("disc")) == [4, 6]  # the GAN starts at half of the run
