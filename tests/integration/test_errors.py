@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from momu_dist import cli
 from momu_dist.data.manifest import Manifest
 from momu_dist.inference.media import write_wav
 from momu_dist.train import __main__ as training
+from momu_dist.train.loop import Trainer
 
 pytestmark = pytest.mark.integration
 
@@ -201,6 +204,61 @@ def test_dry_run_needs_nothing_and_leaves_nothing(tmp_path: Path) -> None:
     result = call("cli", "train", "--config", DEMO / "dit_a2m.yaml", place[0], "--dry-run", place[1])
     assert result.returncode == 0 and "parameters of dit" in result.stdout, result.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_says_where_it_goes_on(prepared: Manifest, tiny_overrides: TinyOverrides, tmp_path: Path) -> None:
+    overrides = tiny_overrides("music_vae", tmp_path, prepared.root)
+    command = ("train", "--config", DEMO / "music_vae.yaml", *overrides)
+    assert "goes on" not in call(*command).stdout
+    result = call(*command, "train.max_steps=3")
+    newest = tmp_path / "music_vae" / "checkpoints" / "step-000000002"
+    assert f"music_vae goes on at step 2 of 3 (checkpoint {newest})." in result.stdout
+
+
+def test_a_disk_that_fills_while_training(train: Callable[..., str], tmp_path: Path) -> None:
+    """No file may grow beyond 100 kB: the system refuses the export, as it does on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        text = train("music_vae")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert f"the run folder {tmp_path / 'out' / 'music_vae'} cannot be written" in text and "make room" in text
+
+
+def test_two_trainings_of_one_name(train: Callable[..., str], tmp_path: Path) -> None:
+    folder = tmp_path / "out" / "music_vae"
+    folder.mkdir(parents=True)
+    with (folder / "train.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert f"another training works in {folder}" in train("music_vae")
+
+
+def test_an_interrupted_run_says_how_to_continue(
+    prepared: Manifest, tiny_overrides: TinyOverrides, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validate, calls = Trainer._validate, []
+
+    def interrupted(trainer: Trainer, done: int) -> dict[str, float]:
+        calls.append(done)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return validate(trainer, done)
+
+    monkeypatch.setattr(Trainer, "_validate", interrupted)
+    overrides = tiny_overrides("music_vae", tmp_path, prepared.root)
+    result = call("train", "--config", DEMO / "music_vae.yaml", *overrides, "train.validate_every=1")
+    assert result.returncode == 130
+    assert result.stderr.splitlines()[-1] == (
+        f"interrupted: music_vae has its newest checkpoint at {tmp_path / 'music_vae/checkpoints/step-000000001'}; "
+        "run the same command again to continue from there."
+    )
+
+
+def test_a_transformer_of_other_channels_than_its_latents(train: Callable[..., str], tmp_path: Path) -> None:
+    assert "set model.in_channels=20" in train("dit_a2m", "model.in_channels=7")
+    assert "set model.condition_channels=20" in train("dit_a2m", "model.condition_channels=7")
+    assert not (tmp_path / "out").exists()
 
 
 # -- generation and evaluation -----------------------------------------------------------------------------------------
