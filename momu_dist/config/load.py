@@ -203,12 +203,16 @@ def _check_networks(config: RunConfig, where: str, longest_latents: int) -> None
             )
     if config.stage == "music_vae" and config.data.length_s[0] < MIN_GAN_CROP_S:
         raise ConfigError(
-            f"{where}: data.length_s begins at {config.data.length_s[0]:g} s, expected at least {MIN_GAN_CROP_S} s, which is what "
+            f"{where}: data.length_s begins at {config.data.length_s[0]:g} s, expected at least {MIN_GAN_CROP_S} s: that is what "
             "the discriminator sees at once."
         )
     if isinstance(model, BigVGANConfig):
         _check_vocoder(config, where)
-    if isinstance(model, DiTConfig) and model.positions == "learned" and 1 + 2 * longest_latents > model.max_len:
+    if (
+        isinstance(model, DiTConfig)
+        and model.positions == "learned"
+        and 1 + 2 * longest_latents > model.max_len
+    ):
         raise ConfigError(
             f"{where}: data.length_s goes up to {longest_latents} latents, the learned positions of model.max_latents "
             f"{model.max_latents} end at {(model.max_len - 1) // 2}; raise model.max_latents or shorten data.length_s."

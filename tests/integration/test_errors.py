@@ -206,7 +206,9 @@ def test_dry_run_needs_nothing_and_leaves_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_says_where_it_goes_on(prepared: Manifest, tiny_overrides: TinyOverrides, tmp_path: Path) -> None:
+def test_a_run_says_where_it_goes_on(
+    prepared: Manifest, tiny_overrides: TinyOverrides, tmp_path: Path
+) -> None:
     overrides = tiny_overrides("music_vae", tmp_path, prepared.root)
     command = ("train", "--config", DEMO / "music_vae.yaml", *overrides)
     assert "goes on" not in call(*command).stdout
@@ -223,7 +225,9 @@ def test_a_disk_that_fills_while_training(train: Callable[..., str], tmp_path: P
         text = train("music_vae")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert f"the run folder {tmp_path / 'out' / 'music_vae'} cannot be written" in text and "make room" in text
+    assert (
+        f"the run folder {tmp_path / 'out' / 'music_vae'} cannot be written" in text and "make room" in text
+    )
 
 
 def test_two_trainings_of_one_name(train: Callable[..., str], tmp_path: Path) -> None:

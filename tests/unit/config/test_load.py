@@ -234,7 +234,12 @@ def test_config_from_dict_leaves_its_argument_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "override",
     [
-        *("optim.weight_decay=.nan", "optim.weight_decay=-1", "optim.warmup_steps=-5", "optim.betas=[0.9, 1]"),
+        *(
+            "optim.weight_decay=.nan",
+            "optim.weight_decay=-1",
+            "optim.warmup_steps=-5",
+            "optim.betas=[0.9, 1]",
+        ),
         *("train.ema_decay=.nan", "train.ema_decay=2", "train.ema_decay=-1", "train.ema_decay=1"),
         *("train.epochs=.inf", "train.epochs=0", "train.threads=1000000", "train.workers=0"),
         *("data.length_s=[1, 1e300]", "data.length_s=[.001, .001]", "data.expected_clips=0"),
@@ -251,7 +256,13 @@ def test_a_value_out_of_range_is_named_with_what_is_expected(tmp_path: Path, ove
 @pytest.mark.parametrize(
     "override",
     [
-        *("model.depth=0", "model.depth=-1", "model.context_dim=0", "model.num_heads=0", "model.hidden_size=0"),
+        *(
+            "model.depth=0",
+            "model.depth=-1",
+            "model.context_dim=0",
+            "model.num_heads=0",
+            "model.hidden_size=0",
+        ),
         *("loss.condition_drop=.nan", "loss.condition_drop=2", "loss.diffusion_steps=0"),
     ],
 )
