@@ -117,7 +117,7 @@ class RunFolder:
         try:
             self._failure.write_text(sentence)
         except OSError as error:  # a full disk has room for an empty file at least
-            logger.warning("the reason could not be kept in %s (%s): %s", self._failure, error, sentence)
+            logger.info("the reason could not be kept in %s (%s): %s", self._failure, error, sentence)
 
     def failure(self) -> str | None:
         """Return the reason why the last attempt stopped, or None."""
@@ -188,19 +188,26 @@ def writing_to(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
-        of_system = isinstance(error, OSError) and error.errno is not None
         of_saver = any(
             name in str(error) for name in ("I/O error", "IoError", "inline_container", "PytorchStreamWriter")
         )
-        if not (of_system or of_saver):
+        if not (of_saver or (isinstance(error, OSError) and _is_of(error, folder))):
             raise
-        reason = (
-            error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
-        )
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        if isinstance(error, RuntimeError):  # torch's saver, which says no more than where in the file it was
+            reason = "torch could not write all of a checkpoint, as on a full disk"
         raise DiskError(
             f"the run folder {folder} cannot be written ({reason}); make room or mend the permissions and run the same command, "
             "which goes on from the newest checkpoint, or choose another out=..."
         ) from error
+
+
+def _is_of(error: OSError, folder: Path) -> bool:
+    """Return whether the system's error is about `folder` or one above it; what names no file was a write or a full disk."""
+    if error.errno is None or not isinstance(error.filename, str | None):
+        return False
+    place = folder if error.filename is None else Path(error.filename)
+    return place.is_relative_to(folder) or folder.is_relative_to(place)
 
 
 def _dotted(tree: Mapping[str, Any], key: str) -> Any:

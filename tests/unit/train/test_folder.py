@@ -183,6 +183,20 @@ def test_an_error_of_the_network_is_not_one_of_the_disk(tmp_path: Path) -> None:
         torch.zeros(2) + torch.zeros(3)
 
 
+def test_a_file_that_is_missing_elsewhere_is_not_the_run_folder(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), writing_to(tmp_path / "run"):
+        (tmp_path / "data" / "00000.parquet").read_bytes()
+
+
+def test_a_run_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(DiskError, match="run cannot be written"),
+        RunFolder(config_of(tmp_path / "file")).alone(),
+    ):
+        pass
+
+
 def test_a_reason_that_found_no_room_is_still_a_sentence(tmp_path: Path) -> None:
     folder = opened(config_of(tmp_path))
     with disk_of(0):
