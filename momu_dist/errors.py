@@ -26,12 +26,19 @@ class CheckpointError(MomuError):
     """A checkpoint that is missing, torn, or made for something else."""
 
 
+class DiskError(MomuError):
+    """A folder that cannot be written any more, such as on a disk that is full."""
+
+
 class TrainingError(MomuError):
     """A training that had to stop, such as a loss that is not finite."""
 
 
 def exit_code(command: Callable[[], None], stopped: str) -> int:
-    """Run a command line's work and return its exit code: 0, 2 after one sentence on stderr, 130 after Ctrl-C and `stopped`."""
+    """Run a command line's work and return its exit code: 0, 2 after one sentence on stderr, 130 after Ctrl-C.
+
+    After Ctrl-C it says what the KeyboardInterrupt says, else `stopped`.
+    """
     try:
         command()
     except MomuError as error:
@@ -40,7 +47,7 @@ def exit_code(command: Callable[[], None], stopped: str) -> int:
     except OSError as error:
         print(f"error: {error.filename or 'a file'}: {error.strerror or error}.", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(stopped, file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(str(error) or stopped, file=sys.stderr)
         return 130
     return 0

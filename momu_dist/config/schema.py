@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from momu_dist.core.ranges import Checked, Count, Decay, Name, Range, Weight
 
 Strategy = Literal["local", "ddp", "zero1", "zero2", "zero3"]
+Interval = Annotated[int, Range(1)]
+Seconds = Annotated[float, Range(0.032, 86_400)]  # from one latent to a day
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Checked):
     """What is read. Lengths are seconds; a clip shorter than the drawn length is used whole."""
 
     root: str = "data/prepared"
-    length_s: tuple[float, float] = (10.0, 10.0)  # crop length, drawn per sample (VAE crops: DERIVED)
+    length_s: tuple[Seconds, Seconds] = (10.0, 10.0)  # crop length, drawn per sample (VAE crops: DERIVED)
     latents: str | None = (
         None  # folder of cached latents; default: <root>/latents/<fingerprint of weights and data>
     )
-    expected_clips: int = 1524  # what --dry-run counts with where `root` is not there yet
-    shuffle_row_groups: int = (
+    expected_clips: Count = 1524  # what --dry-run counts with where `root` is not there yet
+    shuffle_row_groups: Count = (
         8  # row groups mixed in one shuffle window; each worker keeps that many in memory
     )
-    validation_clips: int = 64
+    validation_clips: Annotated[int, Range(0)] = 64
 
 
 @dataclass(frozen=True)
-class InputsConfig:
+class InputsConfig(Checked):
     """Trained weights this run starts from: run folders, export folders, or registered models (`models:/NAME@ALIAS`)."""
 
     music_vae: str | None = None
@@ -34,57 +38,61 @@ class InputsConfig:
 
 
 @dataclass(frozen=True)
-class OptimConfig:
+class OptimConfig(Checked):
     """AdamW and its learning rate over steps (`schedule`: constant, or cosine to zero; both after a linear warm-up)."""
 
-    lr: float = 2e-4
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 0.01  # NOT STATED in the paper; torch's AdamW default
-    warmup_steps: int = 0
+    lr: Weight = 2e-4
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    weight_decay: Weight = 0.01  # NOT STATED in the paper; torch's AdamW default
+    warmup_steps: Annotated[int, Range(0)] = 0
     schedule: Literal["constant", "cosine"] = "constant"
-    clip_norm: float = 1.0
+    clip_norm: Annotated[float, Range(0, above=True)] = 1.0
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Checked):
     """How the run is executed. The global batch is constant: accumulation = global / (micro x workers)."""
 
     strategy: Strategy = "zero1"
-    workers: int = 1
+    workers: Count = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int | None = None  # CPU threads of one worker; None leaves torch's default
-    worker_cpus: float = 1.0  # logical CPUs that one worker takes from Ray
-    global_batch: int = 64
-    micro_batch: int | None = None  # samples a worker takes at once; None: global_batch / workers
-    epochs: float = 1.0
-    max_steps: int | None = None
+    threads: Annotated[int, Range(1, 1024)] | None = (
+        None  # CPU threads of one worker; None leaves torch's default
+    )
+    worker_cpus: Annotated[float, Range(0, above=True)] = 1.0  # logical CPUs that one worker takes from Ray
+    global_batch: Count = 64
+    micro_batch: Count | None = None  # samples a worker takes at once; None: global_batch / workers
+    epochs: Annotated[float, Range(0, 1e9, above=True)] = 1.0
+    max_steps: Annotated[int, Range(1, 1e12)] | None = None
     precision: Literal["fp32", "bf16"] = (
         "fp32"  # bf16 is autocast around everything a phase computes; weights stay fp32
     )
-    ema_decay: float | None = 0.999
-    log_every: int = 10
-    validate_every: int = 500
-    sample_every: int | None = None  # None: only at the end
-    checkpoint_every: int = 500
-    keep_last: int = 2
+    ema_decay: Decay | None = 0.999
+    log_every: Interval = 10
+    validate_every: Interval = 500
+    sample_every: Interval | None = None  # None: only at the end
+    checkpoint_every: Interval = 500
+    keep_last: Interval = 2
     max_failures: int = 3
 
 
 @dataclass(frozen=True)
-class TrackingConfig:
+class TrackingConfig(Checked):
     """Where metrics go: `auto` is an sqlite file beside the runs, `none` only the run folder, or an MLflow URI."""
 
     uri: str = "auto"
     experiment: str = "momu"
-    registered_model: str | None = None  # name of the run's model in the registry; None: momu-<stage>
+    registered_model: Annotated[str, Name()] | None = (
+        None  # name of the run's model in the registry; None: momu-<stage>
+    )
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(Checked):
     """One run. `model` and `loss` are checked against the dataclasses that the stage names in `core.catalog`."""
 
     stage: str
-    name: str
+    name: Annotated[str, Name()]  # of the run folder in `out`
     model: Any
     loss: Any
     seed: int = 0

@@ -43,7 +43,22 @@ def required_exports(config: RunConfig, data: Manifest) -> dict[str, Export]:
                 f"{data.feature_fingerprint}; prepare the data again or train {name} on it."
             )
         exports[name] = export
+    _check_latent_channels(config, exports)
     return exports
+
+
+def _check_latent_channels(config: RunConfig, exports: Mapping[str, Export]) -> None:
+    """A diffusion transformer reads what the two VAEs make; ConfigError where it has another number of channels."""
+    if STAGES[config.stage].reads != "latents":
+        return
+    target, condition = ("music", "motion") if config.stage == "dit_m2a" else ("motion", "music")
+    for field, modality in (("in_channels", target), ("condition_channels", condition)):
+        found, made = getattr(config.model, field), exports[f"{modality}_vae"].config.model.z_channels
+        if found != made:
+            raise ConfigError(
+                f"model.{field} is {found}, the {modality} VAE at {exports[f'{modality}_vae'].folder} makes {made} channels; "
+                f"set model.{field}={made}."
+            )
 
 
 def open_run_latents(

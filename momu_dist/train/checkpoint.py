@@ -38,6 +38,8 @@ class CheckpointStore:
             missing = {"step", "plan", "strategy", "world_size", "files"} - set(state)
             if missing:
                 raise ValueError(f"{', '.join(sorted(missing))} missing")
+            if not isinstance(state["step"], int) or not isinstance(state["files"], dict):
+                raise ValueError("step is no number, or files no mapping of names to hashes")
         except (OSError, ValueError, TypeError) as error:
             raise CheckpointError(
                 f"{checkpoint / 'state.json'} cannot be read ({error}); delete {checkpoint} to fall back to the one before."

@@ -116,6 +116,13 @@ def warnings(config: RunConfig, size: Size) -> list[str]:
     return found
 
 
+def _beside_expected(config: RunConfig, size: Size) -> str:
+    expected = config.data.expected_clips
+    if not size.counted:
+        return " (expected)"
+    return "" if size.clips == expected else f" (counted; data.expected_clips is {expected:,})"
+
+
 def report(config: RunConfig) -> str:
     """Return the whole dry run as text."""
     size = run_size(config)
@@ -128,7 +135,7 @@ def report(config: RunConfig) -> str:
     lines = [yaml.safe_dump(resolved_dict(config), sort_keys=False).rstrip(), ""]
     lines += [f"parameters of {name}: {count:,}" for name, count in counts.items()]
     lines += [
-        f"clips to train on: {size.clips:,}" + ("" if size.counted else " (expected)"),
+        f"clips to train on: {size.clips:,}{_beside_expected(config, size)}",
         f"steps per epoch: {size.steps_per_epoch:,.1f}; steps in all: {size.total_steps:,}",
         f"a step: {train.global_batch} samples = {train.workers} workers x {share // micro} micro-batches x {micro}, "
         f"up to {frames:,.0f} frames each",

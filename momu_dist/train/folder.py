@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
+from safetensors import SafetensorError
 
 from momu_dist.config.load import resolved_dict
 from momu_dist.config.schema import RunConfig
-from momu_dist.errors import ConfigError
+from momu_dist.errors import ConfigError, DiskError
+
+logger = logging.getLogger(__name__)
 
 # What a continued run may not change: anything else (workers' threads, intervals, tracking) it may. Data and input weights
 # are told apart by their fingerprints, not by where they lie.
@@ -35,6 +41,7 @@ class RunFolder:
         self._finished = self.path / "finished.json"
         self._failure = self.path / "failure.txt"
         self._tracking = self.path / "tracking-id.txt"
+        self._lock = self.path / "train.lock"
 
     def check(self, config: RunConfig, origin: Mapping[str, str]) -> None:
         """Refuse a run of the same name with other settings, data or input weights (ConfigError).
@@ -45,6 +52,10 @@ class RunFolder:
         changed = []
         if self._config.is_file():
             before = self._read(self._config, yaml.safe_load)
+            if not before.keys() >= tree.keys():
+                raise ConfigError(
+                    f"{self._config} has no {', '.join(sorted(tree.keys() - before.keys()))}, it is torn; delete that run folder."
+                )
             changed += [key for key in _FIXED if _dotted(before, key) != _dotted(tree, key)]
         if self._origin.is_file():
             then = self._read(self._origin, json.loads)
@@ -55,24 +66,45 @@ class RunFolder:
                 "or delete that folder."
             )
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Make the folder and hold its lock; ConfigError if another training holds it.
+
+        Two trainings of one name would write the same metrics and checkpoints. The system lets go of the lock when its
+        holder dies.
+        """
+        with writing_to(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = self._lock.open("w")
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ConfigError(
+                    f"another training works in {self.path}; wait for it, stop it, or choose another name=..."
+                ) from error
+            yield
+
     def open(self, config: RunConfig, origin: Mapping[str, str]) -> None:
         """Create the folder, or continue in it after `check`."""
         self.check(config, origin)
-        try:
+        with writing_to(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             _write(self._config, yaml.safe_dump(resolved_dict(config), sort_keys=False))
             _write(self._origin, json.dumps(dict(origin), indent=2))
             self._failure.unlink(missing_ok=True)
-        except OSError as error:
-            raise ConfigError(
-                f"the run folder {self.path} cannot be written: {error.strerror}; choose another out=..."
-            ) from error
 
     def finished(self) -> dict[str, Any] | None:
         """Return what the run wrote at its end, or None."""
         if not self._finished.is_file():
             return None
-        return self._read(self._finished, json.loads)
+        finished = self._read(self._finished, json.loads)
+        if not isinstance(finished.get("steps"), int) or "export" not in finished:
+            raise ConfigError(
+                f"{self._finished} does not say how many steps were done and where the model is, it is torn; delete that "
+                "file, and the run goes on from its newest checkpoint."
+            )
+        return finished
 
     def finish(self, facts: dict[str, Any]) -> None:
         """Mark the run as done."""
@@ -80,12 +112,20 @@ class RunFolder:
 
     def fail(self, sentence: str) -> None:
         """Leave the reason why a run stopped, for the process that started it."""
-        if not self._failure.is_file():  # the first reason is the cause, later ones follow from it
+        if self._failure.is_file():
+            return  # the first reason is the cause, later ones follow from it
+        try:
             self._failure.write_text(sentence)
+        except OSError as error:  # a full disk has room for an empty file at least
+            logger.info("the reason could not be kept in %s (%s): %s", self._failure, error, sentence)
 
     def failure(self) -> str | None:
         """Return the reason why the last attempt stopped, or None."""
-        return self._failure.read_text() if self._failure.is_file() else None
+        if not self._failure.is_file():
+            return None
+        return self._failure.read_text(errors="replace") or (
+            f"the run stopped and {self._failure} has no reason, as on a full disk; make room and run the same command again."
+        )
 
     def tracking_id(self) -> str | None:
         """Return the tracker's id of this run, so that a restart goes on in the same one."""
@@ -123,13 +163,51 @@ class RunFolder:
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Return the entries of a metrics.jsonl; a torn line, which a crash may leave at the end, is left out."""
+    return parse_metrics(path.read_text(errors="replace"))
+
+
+def parse_metrics(text: str) -> list[dict[str, Any]]:
+    """Return the entries of lines of a metrics.jsonl; what is no entry is left out."""
     entries = []
-    for line in path.read_text().splitlines():
+    for line in text.splitlines():
         try:
-            entries.append(json.loads(line))
-        except ValueError:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):
             continue
+        if isinstance(entry, dict) and isinstance(entry.get("step"), int):
+            entries.append(entry)
     return entries
+
+
+@contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Turn what the system says against writing a run (a full disk, a lost permission) into a DiskError.
+
+    safetensors and torch, whose savers write by themselves, say it by errors of their own.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        of_saver = any(
+            name in str(error) for name in ("I/O error", "IoError", "inline_container", "PytorchStreamWriter")
+        )
+        if not (of_saver or (isinstance(error, OSError) and _is_of(error, folder))):
+            raise
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        if isinstance(error, RuntimeError):  # torch's saver, which says no more than where in the file it was
+            reason = "torch could not write all of a checkpoint, as on a full disk"
+        raise DiskError(
+            f"the run folder {folder} cannot be written ({reason}); make room or mend the permissions and run the same command, "
+            "which goes on from the newest checkpoint, or choose another out=..."
+        ) from error
+
+
+def _is_of(error: OSError, folder: Path) -> bool:
+    """Return whether the system's error is about `folder` or one above it; what names no file was a write or a full disk."""
+    if error.errno is None or not isinstance(error.filename, str | None):
+        return False
+    place = folder if error.filename is None else Path(error.filename)
+    return place.is_relative_to(folder) or folder.is_relative_to(place)
 
 
 def _dotted(tree: Mapping[str, Any], key: str) -> Any:

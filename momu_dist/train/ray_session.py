@@ -54,6 +54,8 @@ def ray_session(workers: int = 1, cpus_per_worker: float = 1.0) -> Iterator[None
     os.environ.setdefault("RAY_worker_niceness", "0")
     # Under /tmp and short: the path of Ray's sockets may not exceed 107 bytes.
     folder = tempfile.mkdtemp(prefix="momu-", dir="/tmp")
+    # Above what a run starts, or Ray writes warnings of its own into the progress.
+    os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "1000")
     global _OWN_CPUS
     _OWN_CPUS = max(math.ceil(workers * cpus_per_worker) + SPARE_CPUS, os.cpu_count() or 1)
     try:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -51,7 +54,8 @@ def run_on_ray(config: RunConfig, spec: FeedSpec, total_steps: int) -> None:
         dataset_config=PlannedIngest(spec),
     )
     try:
-        trainer.fit()
+        with _interruptible():
+            trainer.fit()
     except ray.train.TrainingFailedError as error:
         _raise_failure(folder)
         raise TrainingError(
@@ -64,6 +68,23 @@ def run_on_ray(config: RunConfig, spec: FeedSpec, total_steps: int) -> None:
         raise TrainingError(
             f"the workers of {config.name} ended without finishing; look into {folder.path / 'ray'}."
         )
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Make Ctrl-C a KeyboardInterrupt again, once Ray has stopped the workers.
+
+    Ray Train puts its own handler in place and leaves it there; it stops the workers and then ends the process by
+    SystemExit, with code 1 and without a word.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as stop:
+        raise KeyboardInterrupt from stop
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
 
 
 def _raise_failure(folder: RunFolder) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,13 +16,15 @@ from momu_dist.core.catalog import STAGES
 from momu_dist.data.feed import FeedSpec, LocalFeed
 from momu_dist.data.latents import UnitRunner, in_process
 from momu_dist.data.manifest import Manifest
+from momu_dist.data.progress import progress
 from momu_dist.errors import ConfigError
-from momu_dist.inference.export import find_export
-from momu_dist.tracking import auto_uri, check_uri, send_waiting
+from momu_dist.inference.export import Export, find_export
+from momu_dist.tracking import auto_uri, check_uri, open_tracker, send_waiting
 from momu_dist.tracking.registry import resolve
 from momu_dist.train.build import build_task, feed_spec, open_run_latents, required_exports
-from momu_dist.train.dry_run import run_size, warnings
-from momu_dist.train.folder import RunFolder
+from momu_dist.train.checkpoint import CheckpointStore
+from momu_dist.train.dry_run import Size, run_size, warnings
+from momu_dist.train.folder import RunFolder, parse_metrics
 from momu_dist.train.worker import run_worker
 
 
@@ -48,9 +49,21 @@ def train(config: RunConfig) -> Path:
         print(f"{config.name} is finished ({finished['steps']} steps); its model is at {finished['export']}.")
         send_waiting(config.tracking.uri, config.tracking.experiment, folder.path)
         return folder.path
-    folder.open(config, origin)
+    with folder.alone():
+        folder.open(config, origin)
+        _train(config, folder, data, exports, size)
+    return folder.path
+
+
+def _train(
+    config: RunConfig, folder: RunFolder, data: Manifest, exports: dict[str, Export], size: Size
+) -> None:
     for text in warnings(config, size):
         tqdm.write(f"warning: {text}")
+    store = CheckpointStore(folder.checkpoints, config.train.keep_last)
+    done = store.latest_step()
+    if done:
+        print(f"{config.name} goes on at step {done} of {size.total_steps} (checkpoint {store.latest()}).")
     local = config.train.strategy == "local"
     if not local:
         config = _with_ray_device(config)
@@ -60,12 +73,30 @@ def train(config: RunConfig) -> Path:
     task = build_task(config, latents, data, exports)
     spec = feed_spec(config, data.root if latents is None else latents.root, task.columns)
     del task
-    with progress_bar(config.name, folder.metrics, size.total_steps):
-        if local:
-            run_worker(config, spec, LocalFeed, size.total_steps)
-        else:
-            _run_on_ray(config, spec, size.total_steps)
-    return folder.path
+    try:
+        with progress_bar(config.name, folder.metrics, size.total_steps, min(done, size.total_steps)):
+            if local:
+                run_worker(config, spec, LocalFeed, size.total_steps)
+            else:
+                _run_on_ray(config, spec, size.total_steps)
+    except KeyboardInterrupt as error:
+        if not local:
+            _close_tracking(config, folder)
+        newest = store.latest()
+        raise KeyboardInterrupt(
+            f"interrupted: {config.name} has {f'its newest checkpoint at {newest}' if newest else 'no checkpoint yet'}; "
+            f"run the same command again to {'continue from there' if newest else 'start anew'}."
+        ) from error
+
+
+def _close_tracking(config: RunConfig, folder: RunFolder) -> None:
+    """Mark the tracked run as stopped, in place of workers that were ended before they could."""
+    run_id = folder.tracking_id()
+    if run_id is None:
+        return
+    tracker = open_tracker(config.tracking.uri, config.tracking.experiment, folder.path)
+    tracker.start(config.name, {}, run_id=run_id)
+    tracker.finish("KILLED")
 
 
 def _run_on_ray(config: RunConfig, spec: FeedSpec, total_steps: int) -> None:
@@ -136,10 +167,10 @@ def _absolute_sqlite(uri: str) -> str:
 
 
 @contextmanager
-def progress_bar(name: str, metrics: Path, total_steps: int) -> Iterator[None]:
+def progress_bar(name: str, metrics: Path, total_steps: int, done: int = 0) -> Iterator[None]:
     """Show the run's progress by following its metrics file, wherever the workers are."""
     stop = threading.Event()
-    thread = threading.Thread(target=_follow, args=(name, metrics, total_steps, stop), daemon=True)
+    thread = threading.Thread(target=_follow, args=(name, metrics, total_steps, done, stop), daemon=True)
     thread.start()
     try:
         yield
@@ -148,32 +179,30 @@ def progress_bar(name: str, metrics: Path, total_steps: int) -> Iterator[None]:
         thread.join()
 
 
-def _follow(name: str, metrics: Path, total_steps: int, stop: threading.Event) -> None:
+def _follow(name: str, metrics: Path, total_steps: int, done: int, stop: threading.Event) -> None:
     position = metrics.stat().st_size if metrics.is_file() else 0
-    with tqdm(total=total_steps, desc=name, unit="step", mininterval=1.0) as bar:
+    with progress(total_steps, name, "step", initial=done) as bar:
         while True:
             last_round = stop.wait(0.5)
             if metrics.is_file():
                 position = min(position, metrics.stat().st_size)  # a restart drops what it will do again
-                with metrics.open() as file:
+                with metrics.open("rb") as file:
                     file.seek(position)
                     text = file.read()
-                whole = text[: text.rfind("\n") + 1]
-                position += len(whole.encode())
-                for line in whole.splitlines():
-                    _show(bar, json.loads(line))
+                whole = text[: text.rfind(b"\n") + 1]
+                position += len(whole)
+                for entry in parse_metrics(whole.decode(errors="replace")):
+                    _show(bar, entry)
             if last_round:
                 return
 
 
-def _show(bar: tqdm, entry: dict[str, float]) -> None:
-    bar.n = int(entry["step"])
+def _show(bar: tqdm, entry: dict[str, Any]) -> None:
     shown = {
         key: f"{entry[key]:.4g}"
         for key in ("total", "val/rec", "val/true", "val/mel_distance", "samples_per_s")
         if key in entry
     }
     if shown:
-        bar.set_postfix(shown)
-    else:
-        bar.refresh()
+        bar.set_postfix(shown, refresh=False)
+    bar.update(int(entry["step"]) - bar.n)

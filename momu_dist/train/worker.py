@@ -26,7 +26,7 @@ from momu_dist.train.build import build_task, export_facts, pick_device, require
 from momu_dist.train.checkpoint import CheckpointStore
 from momu_dist.train.engine import DdpEngine, Engine, EngineOptions, LocalEngine
 from momu_dist.train.exports import Exports, register_best
-from momu_dist.train.folder import RunFolder
+from momu_dist.train.folder import RunFolder, writing_to
 from momu_dist.train.loop import Feed, Hooks, Trainer, Weights
 from momu_dist.train.preview import write_preview
 
@@ -51,9 +51,10 @@ def run_worker(
         if rank == 0:
             folder.keep_tracking_id(run_id)
         try:
-            _train(config, spec, make_feed, total_steps, folder, tracker, rank)
-        except BaseException:
-            tracker.finish("FAILED")
+            with writing_to(folder.path):
+                _train(config, spec, make_feed, total_steps, folder, tracker, rank)
+        except BaseException as error:
+            tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
         tracker.finish()
     except MomuError as error:

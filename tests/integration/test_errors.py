@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import json
+import resource
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -17,9 +21,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from momu_dist import cli
+from momu_dist.config.schema import RunConfig
 from momu_dist.data.manifest import Manifest
 from momu_dist.inference.media import write_wav
 from momu_dist.train import __main__ as training
+from momu_dist.train import run as run_module
+from momu_dist.train.folder import RunFolder
+from momu_dist.train.loop import Trainer
+from momu_dist.train.ray_trainer import _interruptible
 
 pytestmark = pytest.mark.integration
 
@@ -201,6 +210,93 @@ def test_dry_run_needs_nothing_and_leaves_nothing(tmp_path: Path) -> None:
     result = call("cli", "train", "--config", DEMO / "dit_a2m.yaml", place[0], "--dry-run", place[1])
     assert result.returncode == 0 and "parameters of dit" in result.stdout, result.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_says_where_it_goes_on(
+    prepared: Manifest, tiny_overrides: TinyOverrides, tmp_path: Path
+) -> None:
+    overrides = tiny_overrides("music_vae", tmp_path, prepared.root)
+    command = ("--config", DEMO / "music_vae.yaml", *overrides)
+    assert "goes on" not in call("train", *command).stdout
+    result = call("train", *command, "train.max_steps=3")
+    newest = tmp_path / "music_vae" / "checkpoints" / "step-000000002"
+    assert f"music_vae goes on at step 2 of 3 (checkpoint {newest})." in result.stdout
+
+
+def test_a_disk_that_fills_while_training(train: Callable[..., str], tmp_path: Path) -> None:
+    """No file may grow beyond 100 kB: the system refuses the export, as it does on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        text = train("music_vae")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (
+        f"the run folder {tmp_path / 'out' / 'music_vae'} cannot be written" in text and "make room" in text
+    )
+
+
+def test_two_trainings_of_one_name(train: Callable[..., str], tmp_path: Path) -> None:
+    folder = tmp_path / "out" / "music_vae"
+    folder.mkdir(parents=True)
+    with (folder / "train.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert f"another training works in {folder}" in train("music_vae")
+
+
+def test_an_interrupted_run_says_how_to_continue(
+    prepared: Manifest, tiny_overrides: TinyOverrides, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validate, calls = Trainer._validate, []
+
+    def interrupted(trainer: Trainer, done: int) -> dict[str, float]:
+        calls.append(done)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return validate(trainer, done)
+
+    monkeypatch.setattr(Trainer, "_validate", interrupted)
+    overrides = tiny_overrides("music_vae", tmp_path, prepared.root)
+    result = call("train", "--config", DEMO / "music_vae.yaml", *overrides, "train.validate_every=1")
+    assert result.returncode == 130
+    assert result.stderr.splitlines()[-1] == (
+        f"interrupted: music_vae has its newest checkpoint at {tmp_path / 'music_vae/checkpoints/step-000000001'}; "
+        "run the same command again to continue from there."
+    )
+
+
+def test_ctrl_c_under_ray_closes_the_tracked_run(
+    prepared: Manifest, tiny_config: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray Train takes SIGINT over, ends the workers and then raises SystemExit; here it is in place of its trainer."""
+    calls: list[object] = []
+    tracker = SimpleNamespace(
+        start=lambda name, params, run_id: calls.append((name, run_id)),
+        finish=lambda status: calls.append(status),
+    )
+
+    def on_ray(config: RunConfig, spec: object, total_steps: int) -> None:
+        RunFolder(config).keep_tracking_id("abc")
+        with _interruptible():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            raise SystemExit(1)
+
+    monkeypatch.setattr(run_module, "open_tracker", lambda *_: tracker)
+    monkeypatch.setattr(run_module, "_with_ray_device", lambda config: config)
+    monkeypatch.setattr(run_module, "_run_on_ray", on_ray)
+    before = signal.getsignal(signal.SIGINT)
+    config = tiny_config("music_vae", tmp_path, prepared.root, more=("train.strategy=ddp",))
+    with pytest.raises(
+        KeyboardInterrupt, match="interrupted: music_vae has no checkpoint yet; run the same command"
+    ):
+        run_module.train(config)
+    assert calls == [("music_vae", "abc"), "KILLED"] and signal.getsignal(signal.SIGINT) == before
+
+
+def test_a_transformer_of_other_channels_than_its_latents(train: Callable[..., str], tmp_path: Path) -> None:
+    assert "set model.in_channels=20" in train("dit_a2m", "model.in_channels=7")
+    assert "set model.condition_channels=20" in train("dit_a2m", "model.condition_channels=7")
+    assert not (tmp_path / "out").exists()
 
 
 # -- generation and evaluation -----------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from momu_dist.core.ranges import Checked
 from momu_dist.core.seeds import numpy_rng
 from momu_dist.errors import ConfigError
 
@@ -25,7 +26,7 @@ Clip = tuple[int, int]  # first latent, one past the last
 
 
 @dataclass(frozen=True)
-class ContrastConfig:
+class ContrastConfig(Checked):
     """`n_clips` N_T clips drawn, `n_categories` N_C, `clip_latents` shortest and longest clip in latents, `tau`."""
 
     n_clips: int = 16
@@ -34,6 +35,7 @@ class ContrastConfig:
     tau: float = 0.07
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         shortest, longest = self.clip_latents
         if not 1 <= shortest <= longest or self.n_clips < 2 or self.n_categories < 2 or self.tau <= 0:
             raise ConfigError(

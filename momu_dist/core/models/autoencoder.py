@@ -21,6 +21,7 @@ from momu_dist.core.models.masked import (
     padding_mask,
     zero_outside,
 )
+from momu_dist.core.ranges import Checked, Count, Decay
 from momu_dist.errors import ConfigError, DataError
 
 _NORM_GROUPS = 32
@@ -32,24 +33,25 @@ LAST_WEIGHT = (
 
 
 @dataclass(frozen=True)
-class AutoencoderConfig:
+class AutoencoderConfig(Checked):
     """Shape of the VAE; the defaults are the paper's (Table 8).
 
     `attn_layers` and `down_layers` are indices of levels (one level per entry of `ch_mult`): the paper's index 3 lies
     beyond the last level, so only the attention of the middle block exists (that gives its 213 M parameters).
     """
 
-    in_channels: int = 80
-    z_channels: int = 20
-    ch: int = 384
-    ch_mult: tuple[int, ...] = (1, 2, 4)
-    num_res_blocks: int = 2
-    kernel_size: int = 5
+    in_channels: Count = 80
+    z_channels: Count = 20
+    ch: Count = 384
+    ch_mult: tuple[Count, ...] = (1, 2, 4)
+    num_res_blocks: Count = 2
+    kernel_size: Count = 5
     attn_layers: tuple[int, ...] = (3,)
     down_layers: tuple[int, ...] = (0,)
-    dropout: float = 0.0
+    dropout: Decay = 0.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.ch_mult or self.ch % _NORM_GROUPS:
             raise ConfigError(
                 f"The autoencoder got ch={self.ch} and ch_mult={self.ch_mult}, but it needs at least one level and a "

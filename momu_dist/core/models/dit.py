@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from momu_dist.core.models.masked import (
     zero_outside,
 )
 from momu_dist.core.models.transformer import RotaryTable, Rotation, SelfAttention, TemporalTransformer
+from momu_dist.core.ranges import Checked, Count, Range
 from momu_dist.errors import ConfigError
 
 _FREQUENCIES = 256
@@ -32,7 +33,7 @@ _ALIGNED = "aligned"
 
 
 @dataclass(frozen=True)
-class DiTConfig:
+class DiTConfig(Checked):
     """Shape of the diffusion transformer; the defaults are the paper's (Table 9) for 25 s.
 
     `max_latents`: longest target in latents. With `positions="learned"` (the paper) it sizes the position table and is
@@ -41,23 +42,24 @@ class DiTConfig:
     output means (the noise, as in the paper, or v); the network itself is the same.
     """
 
-    in_channels: int = 20
-    condition_channels: int = 20
-    context_dim: int = 1024
-    hidden_size: int = 576
-    num_heads: int = 8
-    depth: int = 4
-    max_latents: int = 781
-    kernel_size: int = 5
+    in_channels: Count = 20
+    condition_channels: Count = 20
+    context_dim: Count = 1024
+    hidden_size: Count = 576
+    num_heads: Count = 8
+    depth: Count = 4
+    max_latents: Count = 781
+    kernel_size: Count = 5
     self_attentions: int = 2
-    ff_kernel: int = 9
-    ff_mult: int = 4
+    ff_kernel: Count = 9
+    ff_mult: Count = 4
     positions: Literal["learned", "aligned"] = "learned"
     local_prior: float = 1.2
-    rotary_base: float = 1000.0
+    rotary_base: Annotated[float, Range(0, above=True)] = 1000.0
     prediction: Literal["eps", "v"] = "eps"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.hidden_size % 32 or self.hidden_size % (2 * self.num_heads):
             raise ConfigError(
                 f"The diffusion transformer got hidden_size={self.hidden_size} and num_heads={self.num_heads}, but "

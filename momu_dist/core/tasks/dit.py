@@ -14,6 +14,7 @@ from momu_dist.core.latents import Scaling
 from momu_dist.core.models.dit import DiTConfig, LatentDiT
 from momu_dist.core.models.masked import length_mask
 from momu_dist.core.random import randn_each, uniform_each
+from momu_dist.core.ranges import Checked, Count, Share
 from momu_dist.core.tasks.base import Batch, Networks, Phase, Row, TaskInputs, draw_crop, make_batch, required
 
 VALIDATION_BINS = 4
@@ -21,14 +22,14 @@ VALIDATION_BINS = 4
 
 
 @dataclass(frozen=True)
-class DitLoss:
+class DitLoss(Checked):
     """Eq. 6 with the condition dropped at random for Eq. 7."""
 
-    condition_drop: float = 0.1  # DERIVED (Make-An-Audio 0.1)
+    condition_drop: Share = 0.1  # DERIVED (Make-An-Audio 0.1)
     latent_scaling: Scaling = (
         "scalar"  # LDM divides by one standard deviation; `channel` fits uneven channels better
     )
-    diffusion_steps: int = 1000
+    diffusion_steps: Count = 1000
 
 
 class DitTask:

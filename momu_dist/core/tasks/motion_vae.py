@@ -17,6 +17,7 @@ from momu_dist.core.losses.contrast import (
 )
 from momu_dist.core.losses.vae import Reduction
 from momu_dist.core.models.autoencoder import Autoencoder, AutoencoderConfig
+from momu_dist.core.ranges import Checked, Weight
 from momu_dist.core.tasks.base import (
     Batch,
     Networks,
@@ -32,11 +33,11 @@ from momu_dist.core.tasks.music_vae import reconstruct, reconstruction_values, v
 
 
 @dataclass(frozen=True)
-class MotionVaeLoss:
+class MotionVaeLoss(Checked):
     """Weights of Eq. 11, how L1 and KL are reduced (see `core.losses.vae`), and the choices of Eq. 3-4."""
 
-    kl_weight: float = 1e-5  # lambda_3
-    contrast_weight: float = 1.0  # lambda_4
+    kl_weight: Weight = 1e-5  # lambda_3
+    contrast_weight: Weight = 1.0  # lambda_4
     reduction: Reduction = "mean"  # a summed L1, in the thousands, would drown the contrast
     contrast: ContrastConfig = field(default_factory=ContrastConfig)
 

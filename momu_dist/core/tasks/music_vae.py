@@ -24,11 +24,12 @@ from momu_dist.core.models.autoencoder import LAST_WEIGHT, Autoencoder, Autoenco
 from momu_dist.core.models.discriminator import PatchDiscriminator, patch_lengths
 from momu_dist.core.models.masked import length_mask
 from momu_dist.core.random import randn_each
+from momu_dist.core.ranges import Checked, Count, Weight
 from momu_dist.core.tasks.base import Batch, Networks, Phase, Row, TaskInputs, draw_crop, make_batch
 
 
 @dataclass(frozen=True)
-class MusicVaeLoss:
+class MusicVaeLoss(Checked):
     """Weights of Eq. 10, and how L1 and KL are reduced (see `core.losses.vae`).
 
     The defaults are the paper's. Those of the reference (Make-An-Audio-2) are kl_weight 1e-6, gan_weight_mode adaptive,
@@ -37,15 +38,17 @@ class MusicVaeLoss:
     over the workers or over the accumulated micro-batches. So `train.micro_batch` changes it, the number of workers does not.
     """
 
-    kl_weight: float = 1e-5  # lambda_1
-    gan_weight: float = 0.5  # lambda_2
+    kl_weight: Weight = 1e-5  # lambda_1
+    gan_weight: Weight = 0.5  # lambda_2
     gan_weight_mode: Literal["fixed", "adaptive"] = "fixed"
-    gan_start: float = 0.25  # share of the run after which the discriminator joins (DERIVED)
-    disc_factor: float = 1.0  # of the generator's GAN term and of the discriminator's loss, from gan_start on
-    r1_weight: float = (
+    gan_start: Weight = 0.25  # share of the run after which the discriminator joins (DERIVED)
+    disc_factor: Weight = (
+        1.0  # of the generator's GAN term and of the discriminator's loss, from gan_start on
+    )
+    r1_weight: Weight = (
         0.0  # of the penalty on the discriminator's gradient; acts from the first step, as there
     )
-    disc_ndf: int = 64
+    disc_ndf: Count = 64
     disc_norm: Literal["batch", "group"] = "batch"
     # `sum` is the reference's: its reconstruction is in the thousands and drowns the GAN term (about 0.1) at the
     # paper's fixed weight.

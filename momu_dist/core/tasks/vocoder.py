@@ -14,17 +14,18 @@ from momu_dist.core.losses.vocoder import discriminator_loss, feature_matching, 
 from momu_dist.core.metrics.spectral import mel_distance, stft_distance
 from momu_dist.core.models.bigvgan import BigVGAN, BigVGANConfig
 from momu_dist.core.models.wave_discriminator import WaveDiscriminators
+from momu_dist.core.ranges import Checked, Count, Weight
 from momu_dist.core.tasks.base import Batch, Networks, Phase, Row, TaskInputs, draw_crop
 
 
 @dataclass(frozen=True)
-class VocoderLoss:
+class VocoderLoss(Checked):
     """Weights of the generator's terms (see `core.losses.vocoder`); the GAN's own weight is 1, as in HiFi-GAN."""
 
-    mel_weight: float = 45.0  # DERIVED: HiFi-GAN's and BigVGAN's, on natural-log mels
-    feature_weight: float = 2.0  # DERIVED: HiFi-GAN's and BigVGAN's
-    gan_start: float = 0.0  # share of the run after which the discriminators join (theirs: from the start)
-    disc_ch: int = 32  # width of the discriminators' first layers; 32 is theirs
+    mel_weight: Weight = 45.0  # DERIVED: HiFi-GAN's and BigVGAN's, on natural-log mels
+    feature_weight: Weight = 2.0  # DERIVED: HiFi-GAN's and BigVGAN's
+    gan_start: Weight = 0.0  # share of the run after which the discriminators join (theirs: from the start)
+    disc_ch: Count = 32  # width of the discriminators' first layers; 32 is theirs
 
 
 class VocoderTask:

@@ -229,3 +229,59 @@ def test_config_from_dict_leaves_its_argument_alone(tmp_path: Path) -> None:
     config = config_from_dict(tree, where="there")
     assert config.loss.contrast == ContrastConfig(tau=0.5)
     assert tree == {"stage": "motion_vae", "name": "run", "loss": {"contrast": {"tau": 0.5}}}
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        *(
+            "optim.weight_decay=.nan",
+            "optim.weight_decay=-1",
+            "optim.warmup_steps=-5",
+            "optim.betas=[0.9, 1]",
+        ),
+        *("train.ema_decay=.nan", "train.ema_decay=2", "train.ema_decay=-1", "train.ema_decay=1"),
+        *("train.epochs=.inf", "train.epochs=0", "train.threads=1000000", "train.workers=0"),
+        *("data.length_s=[1, 1e300]", "data.length_s=[.001, .001]", "data.expected_clips=0"),
+        *("model.ch=0", "model.num_res_blocks=-1", "model.ch_mult=[1, 0]", "model.dropout=.nan"),
+        *("loss.disc_ndf=-1", "loss.disc_ndf=0", "loss.gan_start=.nan", "loss.kl_weight=.nan"),
+        *("name=.", "name=..", "name=''", "name=../../up", "name=/tmp/abs", 'name="a\\0b"', 'out="a\\0b"'),
+    ],
+)
+def test_a_value_out_of_range_is_named_with_what_is_expected(tmp_path: Path, override: str) -> None:
+    sentence = refused(write(tmp_path, SMALLEST), override)
+    assert f"run.yaml: {override.split('=')[0]} is " in sentence and ", expected " in sentence
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        *(
+            "model.depth=0",
+            "model.depth=-1",
+            "model.context_dim=0",
+            "model.num_heads=0",
+            "model.hidden_size=0",
+        ),
+        *("loss.condition_drop=.nan", "loss.condition_drop=2", "loss.diffusion_steps=0"),
+    ],
+)
+def test_a_value_of_a_diffusion_transformer_out_of_range_is_named(tmp_path: Path, override: str) -> None:
+    sentence = refused(write(tmp_path, "stage: dit_a2m\nname: run\n"), override)
+    assert f"run.yaml: {override.split('=')[0]} is " in sentence and ", expected " in sentence
+
+
+def test_a_value_of_an_inner_section_is_named_with_its_place(tmp_path: Path) -> None:
+    path = write(tmp_path, "stage: motion_vae\nname: run\n")
+    assert "loss.contrast.tau is nan, expected a finite number" in refused(path, "loss.contrast.tau=.nan")
+
+
+@pytest.mark.parametrize("content", [b"name: \xff\xfe\n", b"a: " + b"[" * 3000, b"a: 2024-13-45\n"])
+def test_a_file_that_yaml_cannot_read(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_bytes(content)
+    assert "is not valid YAML" in refused(path)
+
+
+def test_a_base_is_no_override(tmp_path: Path) -> None:
+    assert "a base is named in the YAML itself" in refused(write(tmp_path, SMALLEST), "base=other.yaml")

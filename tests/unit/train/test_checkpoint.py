@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -97,3 +98,12 @@ def test_a_changed_file_is_found(store: CheckpointStore) -> None:
     (checkpoint / "part").unlink()
     with pytest.raises(CheckpointError, match="part is not what was written"):
         store.verify(checkpoint)
+
+
+@pytest.mark.parametrize("wrong", [{"step": "x"}, {"files": None}])
+def test_a_state_with_other_types_is_one_sentence(store: CheckpointStore, wrong: dict[str, Any]) -> None:
+    torn = save(store, 1)
+    path = torn / "state.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **wrong}))
+    with pytest.raises(CheckpointError, match=r"state\.json cannot be read .*delete"):
+        store.latest_step()

@@ -97,3 +97,12 @@ def test_report_builds_nothing_in_memory(stage: str, tmp_path: Path) -> None:
     """The paper's sizes are laid out without their gigabytes, in moments."""
     config = config_from_dict({"stage": stage, "name": "run", "data": {"root": str(tmp_path)}}, where="test")
     assert "parameters of" in report(config)
+
+
+def test_other_clips_than_expected_are_said(prepared: Manifest) -> None:
+    counted = run_size(config_of(prepared.root)).clips
+    assert f"clips to train on: {counted} (counted; data.expected_clips is 100)" in report(
+        config_of(prepared.root)
+    )
+    expected = config_of(prepared.root, data={"root": str(prepared.root), "expected_clips": counted})
+    assert f"clips to train on: {counted}\n" in report(expected)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import save_file
 
 from momu_dist.config.load import config_from_dict, resolved_dict
 from momu_dist.config.schema import RunConfig
-from momu_dist.errors import ConfigError
-from momu_dist.train.folder import RunFolder, read_metrics
+from momu_dist.errors import ConfigError, DiskError
+from momu_dist.train.folder import RunFolder, read_metrics, writing_to
 
 
 def config_of(out: Path, **other: object) -> RunConfig:
@@ -105,9 +110,9 @@ def test_failure_is_kept_until_the_next_attempt(tmp_path: Path) -> None:
 def test_finished_and_tracking_id_come_back(tmp_path: Path) -> None:
     folder = opened(config_of(tmp_path))
     assert folder.finished() is None and folder.tracking_id() is None
-    folder.finish({"steps": 4})
+    folder.finish({"steps": 4, "export": "there"})
     folder.keep_tracking_id("abc")
-    assert folder.finished() == {"steps": 4} and folder.tracking_id() == "abc"
+    assert folder.finished() == {"steps": 4, "export": "there"} and folder.tracking_id() == "abc"
 
 
 def test_metrics_are_appended_line_by_line(tmp_path: Path) -> None:
@@ -116,3 +121,84 @@ def test_metrics_are_appended_line_by_line(tmp_path: Path) -> None:
     folder.append_metrics(2, {"total": 0.25})
     lines = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
     assert [(line["step"], line["total"]) for line in lines] == [(1, 0.5), (2, 0.25)]
+
+
+def test_a_second_training_of_the_name_is_refused_while_the_first_lasts(tmp_path: Path) -> None:
+    """The lock is the system's: a holder that dies leaves none."""
+    config = config_of(tmp_path)
+    with RunFolder(config).alone():
+        with pytest.raises(ConfigError, match="another training works in .*run; wait for it"):
+            with RunFolder(config).alone():
+                pass
+    with RunFolder(config).alone():
+        assert (tmp_path / "run").is_dir()
+
+
+def test_a_config_cut_in_the_middle_is_torn_and_no_other_run(tmp_path: Path) -> None:
+    folder = opened(config_of(tmp_path))
+    whole = (folder.path / "config.yaml").read_text()
+    (folder.path / "config.yaml").write_text(whole[: whole.index("loss:")])
+    with pytest.raises(ConfigError, match="has no .*loss.*, it is torn"):
+        opened(config_of(tmp_path))
+
+
+@pytest.mark.parametrize("text", ["{}", '{"steps": "x", "export": "e"}'])
+def test_a_torn_end_is_one_sentence(tmp_path: Path, text: str) -> None:
+    folder = opened(config_of(tmp_path))
+    (folder.path / "finished.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"finished\.json .* torn; delete that file"):
+        folder.finished()
+
+
+def test_metrics_that_are_no_entries_are_dropped(tmp_path: Path) -> None:
+    folder = opened(config_of(tmp_path))
+    folder.append_metrics(1, {"total": 1.0})
+    with folder.metrics.open("ab") as file:
+        file.write(b'[1]\n{"step": "x"}\n\xff\xfe\x00\n')
+    folder.append_metrics(2, {"total": 1.0})
+    folder.rewind_metrics(5)
+    assert [entry["step"] for entry in read_metrics(folder.metrics)] == [1, 2]
+
+
+@contextmanager
+def disk_of(most_bytes: int) -> Iterator[None]:
+    """The system refuses to write more than this to a file, as it does on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("save", [torch.save, save_file, lambda tree, path: path.write_bytes(bytes(10**5))])
+def test_a_full_disk_is_one_sentence_whoever_writes(tmp_path: Path, save: Callable[..., object]) -> None:
+    with pytest.raises(DiskError, match="cannot be written .*make room.*the same command"):
+        with disk_of(1000), writing_to(tmp_path):
+            save({"net": torch.zeros(10**5)}, tmp_path / "file")
+
+
+def test_an_error_of_the_network_is_not_one_of_the_disk(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="size of tensor"), writing_to(tmp_path):
+        torch.zeros(2) + torch.zeros(3)
+
+
+def test_a_file_that_is_missing_elsewhere_is_not_the_run_folder(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), writing_to(tmp_path / "run"):
+        (tmp_path / "data" / "00000.parquet").read_bytes()
+
+
+def test_a_run_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(DiskError, match="run cannot be written"),
+        RunFolder(config_of(tmp_path / "file")).alone(),
+    ):
+        pass
+
+
+def test_a_reason_that_found_no_room_is_still_a_sentence(tmp_path: Path) -> None:
+    folder = opened(config_of(tmp_path))
+    with disk_of(0):
+        folder.fail("it broke.")
+    assert "make room" in str(folder.failure())
