@@ -20,12 +20,17 @@ def add_export_motion(commands: Commands) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     from momu_dist.core.motion.cleaning import fill_gaps
+    from momu_dist.errors import DataError
     from momu_dist.inference.motion_export import write_motion
     from momu_dist.inference.motion_io import read_motion
+    from momu_dist.inference.writing import whole
 
+    if options.out == "":
+        raise DataError("--out has an empty name; give the new file's, or leave --out away.")
     motion = read_motion(options.file, options.fps)
     out = Path(options.out) if options.out else _beside(Path(options.file), options.to)
-    write_motion(out, fill_gaps(motion.motion_px, motion.conf), motion.fps, options.to)
+    with whole(out) as temporary:
+        write_motion(temporary, fill_gaps(motion.motion_px, motion.conf), motion.fps, options.to)
     print(f"{out}: {len(motion.motion_px)} frames at {motion.fps:g} Hz, x right, y up, 1 unit = 1 px")
 
 

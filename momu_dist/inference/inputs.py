@@ -11,7 +11,6 @@ from momu_dist.errors import DataError
 from momu_dist.inference.generator import MAX_SECONDS
 from momu_dist.inference.motion_io import read_motion
 
-
 # What is longer than a request may be is cut by its `seconds`; the whole file is decoded for that, so it has a limit too.
 MAX_CUT_SECONDS = 7200.0
 

@@ -81,11 +81,11 @@ def read_motion(path: str | Path, fps: float | None = None) -> Motion:
 
     Reads our .npz and .json, a folder of OpenPose's per-frame JSON files (BODY_25), and .npy arrays (T, 25, 3)
     Body-25, (T, 17, 3) COCO-17, (T, 14, 3) or (T, 14, 2) in px. Frames named `*<number>_keypoints.json` stand at their
-    numbers, so a missing one is a gap; others follow each other in order of name. Of several people in
-    a frame one is followed, as the source `openpose_audio` does (`track_person`). `fps` is needed where the file does not hold a rate and overrules
-    it where it does. A joint that is not finite, or of confidence 0 or less, comes out as NaN with confidence 0; arrays
-    without confidence get 1 elsewhere. Raises DataError for anything else, for fewer than two frames, and if no joint
-    is ever seen.
+    numbers, so a missing one is a gap; others follow each other in order of name. Of several people in a frame one is
+    followed, as the source `openpose_audio` does (`track_person`). `fps` is needed where the file does not hold a rate
+    and overrules it where it does. A joint that is not finite, or of confidence 0 or less, comes out as NaN with
+    confidence 0; arrays without confidence get 1 elsewhere. Raises DataError for anything else, for fewer than two
+    frames, and if no joint is ever seen.
     """
     path = Path(path)
     if path.is_dir():
