@@ -13,8 +13,8 @@ def add_export_motion(commands: Commands) -> None:
         commands, "export-motion", "Write a motion file as BVH (Blender, Unity) or CSV; gaps are filled.", _run
     )  # fmt: skip
     parser.add_argument("file", help="npz, json, npy or a folder of OpenPose frames")
-    parser.add_argument("--to", choices=("bvh", "csv"), required=True)
-    parser.add_argument("--fps", type=float, help="frame rate of a file that does not hold one")
+    parser.add_argument("--to", choices=("bvh", "csv"), required=True, help="the format of the new file")
+    parser.add_argument("--fps", type=float, help="frames a second of a file that does not hold its rate")
     parser.add_argument("--out", help="the new file (default: beside the old one, with the new ending)")
 
 
