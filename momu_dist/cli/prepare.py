@@ -60,6 +60,8 @@ def _run(options: argparse.Namespace) -> None:
 
     if (options.source is None) == (options.recipe is None):
         raise DataError("prepare: give either --source NAME or --recipe FILE.")
+    if not options.out:
+        raise DataError("prepare: --out has an empty name; give the folder to prepare into.")
     recipe = Recipe.load(options.recipe) if options.recipe else Recipe(options.source, {}, PrepareOptions())
     source, settings = with_options(recipe, options.root, options.options)
     if options.no_ray:
