@@ -24,6 +24,7 @@ source options (default):
   synthetic         n_clips (864), clip_s: length of a clip, s (8.192), seed (0), jitter_px: noise of the joints, px (1)
   dance_with_melody azimuths: from where a dance is seen, degrees ([0, 45, 90, 135])
   openpose_audio    fps: rate of all frames, Hz; null: each clip's from the length of its sound (null)
+  music             none: any folder of audio files, without motion
 example: momu prepare --source synthetic --out data/synthetic source_options.n_clips=100 shard_mb=16
 """
 
@@ -33,7 +34,8 @@ def add_prepare(commands: Commands) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = OPTIONS_HELP
     parser.add_argument(
-        "--source", help="a source of the catalog: synthetic, dance_with_melody, openpose_audio; or --recipe"
+        "--source",
+        help="a source of the catalog: synthetic, dance_with_melody, openpose_audio, music; or --recipe",
     )
     parser.add_argument(
         "--recipe",

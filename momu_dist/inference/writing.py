@@ -20,7 +20,7 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, *MEDIA_ERRORS) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = getattr(error, "strerror", None) or str(error).rstrip(".")
         raise DataError(
             f"{path} cannot be written ({reason}), expected room and permission for it; make room, or give another "
             "output folder (--out)."
