@@ -23,9 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["train"]:
         # It has a parser of its own; argparse cannot hand options on to another one.
-        from momu_dist.train.__main__ import main as train_main
+        from momu_dist.cli.train import run_train
 
-        return train_main(given[1:])
+        return run_train(given[1:])
     options = _parser().parse_args(given)
     return exit_code(lambda: options.run(options), "stopped")
 

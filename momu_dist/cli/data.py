@@ -15,11 +15,13 @@ def add_data(commands: Commands) -> None:
     plan = add(
         parts, "plan", "What is there, what is missing and why, clips, hours, GB; decodes nothing.", _plan
     )
-    plan.add_argument("source", help="a source of the catalog, such as openpose_audio")
-    plan.add_argument("--root", help="where the raw data lies")
+    plan.add_argument(
+        "source", help="a source of the catalog: synthetic, dance_with_melody, openpose_audio, music"
+    )
+    plan.add_argument("--root", help="where the raw data lies (synthetic needs none)")
     plan.add_argument(
         "--option", action="append", default=[], metavar="KEY=VALUE",
-        help="a prepare option, or source_options.KEY=VALUE; may be repeated",
+        help="a prepare option (momu prepare --help lists them), or source_options.KEY=VALUE; may be repeated",
     )  # fmt: skip
 
 

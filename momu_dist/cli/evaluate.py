@@ -11,17 +11,28 @@ from momu_dist.cli.command import Commands, add, add_checkpoints, checkpoint_pat
 def add_evaluate(commands: Commands) -> None:
     parser = add(commands, "evaluate", "Beat scores of trained models on held-out clips.", _run)
     add_checkpoints(parser)
-    parser.add_argument("--data", required=True, help="a prepared folder")
-    parser.add_argument("--split", default="test", choices=("train", "val", "test"))
-    parser.add_argument("-n", type=int, default=32, help="number of clips (32)")
-    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--data", required=True, help="a prepared folder, as momu prepare --out made it")
+    parser.add_argument(
+        "--split", default="test", choices=("train", "val", "test"), help="whose clips are scored (test)"
+    )
+    parser.add_argument("-n", type=int, default=32, help="number of clips, spread over the split (32)")
+    parser.add_argument(
+        "--steps", type=int, default=50, help="sampling steps, 1 to 1000; more are slower and finer (50)"
+    )
     parser.add_argument(
         "--sampler",
         default="ddim",
         help="ddim; dpm++, of second order, so fewer steps do; ddpm, all steps of the schedule (ddim)",
     )
-    parser.add_argument("--guidance", type=float, default=3.0)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--guidance",
+        type=float,
+        default=3.0,
+        help="classifier-free guidance scale s of both directions: 1 as trained, higher keeps closer to the input (3)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the first clip's noise; each next clip one more (0)"
+    )
 
 
 def _run(options: argparse.Namespace) -> None:

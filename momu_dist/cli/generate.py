@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from momu_dist.cli.command import Commands, add, add_checkpoints, checkpoint_paths
+from momu_dist.errors import ConfigError
 
 if TYPE_CHECKING:
     from momu_dist.inference.likeness import Recipe
@@ -18,25 +19,51 @@ DISTANCE = 0.3  # near enough to be recognised, far enough to differ
 
 def add_generate(commands: Commands) -> None:
     parser = add(commands, "generate", "Make motion from music, music from motion, or both at once.", _run)
-    parser.add_argument("--task", choices=("a2m", "m2a", "joint"), help="a2m: music to motion")
+    parser.add_argument(
+        "--task",
+        choices=("a2m", "m2a", "joint"),
+        help="a2m: motion from music; m2a: music from motion; joint: both from nothing, which needs the networks of "
+        "both directions. No default, but with --like that sample's",
+    )
     add_checkpoints(parser, required=False)
     parser.add_argument(
-        "--input", help="a2m: any audio or video file; m2a: npz, json, npy or a folder of OpenPose frames"
+        "--input",
+        help="a2m: any audio or video file; m2a: npz, json, npy or a folder of OpenPose frames; joint takes none",
     )
-    parser.add_argument("--fps", type=float, help="frame rate of a motion file that does not hold one")
-    parser.add_argument("--seconds", type=float, help="length; cuts a longer input")
-    parser.add_argument("--seed", type=int, help="(0; with --like: one above the liked sample's)")
-    parser.add_argument("--steps", type=int, help="sampling steps (50)")
-    parser.add_argument("--guidance", type=float, help="classifier-free guidance scale s (3)")
-    parser.add_argument("--gamma", type=float, help="joint: share of steps under cross guidance (0.5)")
+    parser.add_argument(
+        "--fps",
+        type=float,
+        help="m2a: frames a second of a motion file that does not hold its rate, and overrules one that does",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        help="length of the sample, 1 to 600 s. a2m, m2a: cuts a longer input, and a shorter one makes a shorter sample, "
+        "which is said (default: the whole input); joint: must be given",
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        help="of the noise; the same seed makes the same sample (0; with --like: one above the liked sample's)",
+    )
+    parser.add_argument("--steps", type=int, help="sampling steps, 1 to 1000; more are slower and finer (50)")
+    parser.add_argument(
+        "--guidance",
+        type=float,
+        help="classifier-free guidance scale s: 1 as trained, higher keeps closer to the input (3)",
+    )
+    parser.add_argument(
+        "--gamma", type=float, help="joint only: share of steps under cross guidance, 0 to 1 (0.5)"
+    )
     parser.add_argument(
         "--sampler",
-        help="ddim; dpm++, of second order, so fewer steps do; ddpm, all steps of the schedule; joint takes ddim only (ddim)",
+        help="ddim; dpm++, of second order, so fewer steps do; ddpm, all steps of the schedule, whatever --steps says; "
+        "joint takes ddim only (ddim)",
     )
     parser.add_argument(
         "--vocoder",
         metavar="DIR",
-        help="a BigVGAN for the music's sound: Make-An-Audio's or NVIDIA's folder, or a run or registered "
+        help="m2a, joint: a BigVGAN for the music's sound: Make-An-Audio's or NVIDIA's folder, or a run or registered "
         "model of ours (Griffin-Lim, which needs no weights)",
     )
     parser.add_argument(
@@ -45,14 +72,13 @@ def add_generate(commands: Commands) -> None:
         help="a sample's JSON: make others near it; what is not given is as there",
     )
     parser.add_argument("--distance", type=float, help="with --like: 0 the same sample, 1 a new one (0.3)")
-    parser.add_argument("-n", type=int, default=1, help="number of samples, seeds counted up from --seed")
+    parser.add_argument("-n", type=int, default=1, help="number of samples, seeds counted up from --seed (1)")
     parser.add_argument("--out", default="runs/generated", help="folder for the files (runs/generated)")
 
 
 def _run(options: argparse.Namespace) -> None:
     from tqdm import tqdm
 
-    from momu_dist.errors import ConfigError
     from momu_dist.inference.generator import Generator, Request, variations
     from momu_dist.inference.inputs import read_inputs
     from momu_dist.inference.likeness import read_recipe
@@ -64,22 +90,23 @@ def _run(options: argparse.Namespace) -> None:
     if options.distance is not None and options.like is None:
         raise ConfigError("--distance is given without --like; name the liked sample's JSON too.")
     recipe = None if options.like is None else read_recipe(options.like)
+    output_folder(options.out)
     values = _settings(options, recipe)
     options.checkpoint = options.checkpoint or list(recipe.checkpoints if recipe else ())
     if "task" not in values or not options.checkpoint:
         missing = "--checkpoint" if "task" in values else "--task a2m, m2a or joint"
         raise ConfigError(f"{missing} is missing; give it, or --like with a sample's JSON that says it.")
+    _refuse_idle(options, values["task"])
     source = options.input
     if source is None and recipe is not None and values["task"] == recipe.values.get("task"):
         source = recipe.input
-    inputs = read_inputs(values["task"], source, values.pop("fps", None))
+    inputs = read_inputs(values["task"], source, values.pop("fps", None), values.get("seconds"))
     request = Request(**values, **inputs)
     sound = options.vocoder or (recipe.vocoder if recipe else None)
     vocoder = resolve(sound, options.tracking_uri) if sound else None
     generator = Generator.load(*checkpoint_paths(options), vocoder=vocoder)
     if recipe is not None:
         _warn_of_other_weights(recipe, generator.models.origins)
-    output_folder(options.out)
     with tqdm(total=request.steps, desc=f"{request.task} x {options.n}", unit="step") as bar:
 
         def on_step(done: int, total: int) -> None:
@@ -100,6 +127,15 @@ def _run(options: argparse.Namespace) -> None:
             name += f"-like{request.like.seed}-distance{request.like.distance:g}"
         paths = write_sample(Path(options.out), name, sample, origin)
         print(f"{name}: {paths['mp4']} (sound: {sample.vocoder or 'your input'})")
+
+
+def _refuse_idle(options: argparse.Namespace, task: str) -> None:
+    """ConfigError for what is given and plays no part in `task`; its value would not even be looked at."""
+    for name, tasks in (("fps", ("m2a",)), ("gamma", ("joint",)), ("vocoder", ("m2a", "joint"))):
+        if getattr(options, name) is not None and task not in tasks:
+            raise ConfigError(
+                f"--{name} is given with task {task}, where it plays no part (it belongs to {', '.join(tasks)}); leave it out."
+            )
 
 
 def _settings(options: argparse.Namespace, recipe: Recipe | None) -> dict[str, Any]:

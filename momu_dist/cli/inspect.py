@@ -13,7 +13,7 @@ def add_inspect(commands: Commands) -> None:
         "folder",
         help="a prepared folder, a run, an export, a folder of runs, or a registered model (models:/...)",
     )
-    parser.add_argument("--draw", type=int, metavar="N", help="also draw N clips of a prepared set")
+    parser.add_argument("--draw", type=int, metavar="N", help="also draw N clips of a prepared set (none)")
     parser.add_argument("--out", default="runs/inspected", help="folder for the pictures (runs/inspected)")
     add_tracking_uri(parser)
 

@@ -19,23 +19,28 @@ from momu_dist.errors import DataError
 # that is there (Ogg), which proves nothing, so a cut is noticed only where decoding fails.
 _TELL_LENGTH = frozenset({"flac", "mov,mp4,m4a,3gp,3g2,mj2", "avi", "matroska,webm"})
 _MISSING_S = 0.1  # encoders pad, and start late, by up to some 50 ms; more than this is missing
+# Below and above these no recording is; resampling from 1 Hz would make 16,000 samples of each.
+_MIN_RATE_HZ, _MAX_RATE_HZ = 1_000, 1_000_000
 _STREAMED_WAV = 0x7FFFF000  # sizes from here on are placeholders of programs that wrote to a pipe
 
 
-def read_audio(source: str | Path | bytes, sample_rate: int = 16000) -> NDArray[np.float32]:
+def read_audio(
+    source: str | Path | bytes, sample_rate: int = 16000, longest_s: float | None = None
+) -> NDArray[np.float32]:
     """The sound of a file (n,), float32, mono (mean of the channels), resampled to `sample_rate` Hz.
 
     source: path or content of any file FFmpeg knows (wav, flac, mp3, ogg, m4a, mp4, avi, ...); of a video the
     first sound track. Decoded by PyAV, resampled by soxr at its high quality (through librosa); full scale is
     1. Raises DataError, in one sentence, if the file is missing, empty, no media, without sound, damaged,
-    shorter than its header says, or holds values that are not finite. Never returns an empty array.
+    shorter than its header says, of a rate that no sound has, longer than `longest_s` (which stops reading there), or
+    holds values that are not finite. Never returns an empty array.
     """
     name = "audio bytes" if isinstance(source, bytes) else str(source)
     content = _content(source, name)
     missing_s = _wav_shortfall_s(content)
     if missing_s > _MISSING_S:
         raise DataError(_truncated(name, f"its header promises {missing_s:.2f} s more than there are"))
-    wav, rate = _decode(content, name)
+    wav, rate = _decode(content, name, longest_s)
     if not np.isfinite(wav).all():
         raise DataError(
             f"{name} holds samples that are not finite, expected numbers; export it again or leave it out."
@@ -98,7 +103,7 @@ def _content(source: str | Path | bytes, name: str) -> bytes:
     else:
         path = Path(source)
         if not path.is_file():
-            found = "is a folder" if path.is_dir() else "does not exist"
+            found = "is a folder" if path.is_dir() else _is_no_file(path)
             raise DataError(f"{name} {found}, expected an audio or video file; check the path.")
         content = path.read_bytes()
     if not content:
@@ -108,7 +113,11 @@ def _content(source: str | Path | bytes, name: str) -> bytes:
     return content
 
 
-def _decode(content: bytes, name: str) -> tuple[NDArray[np.float32], int]:
+def _is_no_file(path: Path) -> str:
+    return "is a device or a pipe, no file" if path.exists() else "does not exist"
+
+
+def _decode(content: bytes, name: str, longest_s: float | None) -> tuple[NDArray[np.float32], int]:
     """Mono samples at the file's own rate, and that rate; raises DataError if anything is missing."""
     try:
         with av.open(io.BytesIO(content), metadata_errors="ignore") as container:
@@ -116,8 +125,21 @@ def _decode(content: bytes, name: str) -> tuple[NDArray[np.float32], int]:
                 raise DataError(f"{name} has no sound track, expected an audio file or a video with sound.")
             stream = container.streams.audio[0]
             promised_s = _promised_s(container, stream, content)
-            chunks = list(_mono_chunks(container, stream))
             rate = stream.rate
+            if not _MIN_RATE_HZ <= rate <= _MAX_RATE_HZ:
+                raise DataError(
+                    f"{name} says it holds {rate} samples a second, expected {_MIN_RATE_HZ} to {_MAX_RATE_HZ}; "
+                    "its header is wrong, so export it again."
+                )
+            chunks, n = [], 0
+            for chunk in _mono_chunks(container, stream):
+                chunks.append(chunk)
+                n += len(chunk)
+                if longest_s is not None and n > (longest_s + _MISSING_S) * rate:
+                    raise DataError(
+                        f"{name} is longer than {longest_s:g} s, the most that is taken; cut it, or where seconds "
+                        "(--seconds) are asked for, say how much of it to take."
+                    )
     except av.error.FFmpegError as error:
         reason = f"the decoder stopped with: {error.strerror}"
         raise DataError(_truncated(name, reason)) from error

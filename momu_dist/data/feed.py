@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from momu_dist.data.index import load_index
+from momu_dist.data.index import how_to_mend, load_index
 from momu_dist.data.plan import PlannedSample, SamplePlan
 from momu_dist.data.record import table_rows
 from momu_dist.errors import DataError
@@ -83,10 +83,10 @@ class ShardReader:
         if key not in self._tables:
             path = self.root / shard
             try:
-                with pq.ParquetFile(path) as file:
+                with pq.ParquetFile(path, page_checksum_verification=True) as file:
                     self._tables[key] = file.read_row_group(row_group, columns=self.columns)
             except (OSError, pa.ArrowException) as error:
-                raise DataError(f"{path} cannot be read ({error}); prepare the data again.") from error
+                raise DataError(f"{path} cannot be read ({error}); {how_to_mend(path)}.") from error
             if len(self._tables) > self.keep:
                 self._tables.popitem(last=False)
         self._tables.move_to_end(key)

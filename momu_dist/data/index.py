@@ -25,14 +25,28 @@ INDEX_SCHEMA = pa.schema(
 
 
 def load_index(root: str | Path) -> pa.Table:
-    """The index (`INDEX_SCHEMA`) of a folder of shards, in their order. DataError if missing or torn."""
+    """The index (`INDEX_SCHEMA`) of a folder of shards, in their order. DataError if missing, torn or another table."""
     path = Path(root) / INDEX
     if not path.is_file():
         raise DataError(nothing_there(Path(root), INDEX))
     try:
-        return pq.read_table(path)
+        table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path} cannot be read ({error}); prepare the data again.") from error
+        raise DataError(f"{path} cannot be read ({error}); {how_to_mend(path)}.") from error
+    if not table.schema.equals(INDEX_SCHEMA):
+        raise DataError(
+            f"{path} is another table (columns {', '.join(table.column_names)}), expected an index with "
+            f"{', '.join(INDEX_SCHEMA.names)}; {how_to_mend(path)}."
+        )
+    return table
+
+
+def how_to_mend(path: Path) -> str:
+    """What to do about a damaged file of a folder of shards: prepared ones hold a manifest, latents do not."""
+    root = path.parent if path.name == INDEX else path.parent.parent
+    if (root / "latents.json").is_file():
+        return f"delete {path} and start the run again: what is missing of the latents is encoded again"
+    return f"delete {path} and run the same `momu prepare` command again, which makes only what is missing"
 
 
 def nothing_there(root: Path, missing: str) -> str:

@@ -22,6 +22,8 @@ MANIFEST_VERSION = 2
 MANIFEST, REJECTED, NOTES = "manifest.json", "rejected.parquet", "notes.parquet"
 SPLITS = ("train", "val", "test")
 
+_MEND = "run the same `momu prepare` command again, which makes only what is missing"
+
 REJECTED_SCHEMA = pa.schema([pa.field("clip_id", pa.string()), pa.field("reason", pa.string())])
 NOTES_SCHEMA = pa.schema([pa.field("clip_id", pa.string()), pa.field("note", pa.string())])
 
@@ -43,7 +45,7 @@ class Manifest:
         """The manifest at `root`.
 
         Raises DataError: nothing prepared there, another manifest version, other features than this
-        program's, a shard that is gone or torn.
+        program's, an index or a shard that is gone or torn, shards that do not hold the clips that are counted.
         """
         root = Path(root)
         path = root / MANIFEST
@@ -53,7 +55,7 @@ class Manifest:
             content = json.loads(path.read_text())
             version, fingerprint = content["version"], content["feature_fingerprint"]
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{path} is not a manifest ({error!r}); prepare the data again.") from error
+            raise DataError(f"{path} is not a manifest ({error!r}); {_MEND}.") from error
         if version != MANIFEST_VERSION:
             raise DataError(
                 f"{path} has version {version}, expected {MANIFEST_VERSION}; prepare the data again."
@@ -65,9 +67,10 @@ class Manifest:
                     f"the data at {root} was made with other features ({fingerprint}, this program makes "
                     f"{ours}); prepare again into a new folder."
                 )
-            _check_shards(root, content["shards"])
+            _check_files(root, content["shards"])
+            _check_counts(path, content)
         except (KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{path} is not a manifest ({error!r}); prepare the data again.") from error
+            raise DataError(f"{path} is not a manifest ({error!r}); {_MEND}.") from error
         return cls(root, content)
 
     @property
@@ -148,15 +151,25 @@ def _amplitude(options: dict[str, Any]) -> AmplitudeOptions:
     return AmplitudeOptions(*(options[f"amplitude_{name}"] for name in ("bins", "window", "angle")))
 
 
-def _check_shards(root: Path, shards: list[dict[str, Any]]) -> None:
-    """DataError if a shard is gone or of another size than when it was finished."""
+def _check_files(root: Path, shards: list[dict[str, Any]]) -> None:
+    """DataError if the index or a shard is gone, or a shard of another size than when it was finished."""
+    if not (root / INDEX).is_file():
+        raise DataError(f"{root} holds {MANIFEST} but no {INDEX}, the place of every clip; {_MEND}.")
     gone = [shard["file"] for shard in shards if not (root / shard["file"]).is_file()]
     if gone:
-        raise DataError(f"{root} lacks {len(gone)} of its shards, such as {gone[0]}; prepare the data again.")
+        raise DataError(f"{root} lacks {len(gone)} of its shards, such as {gone[0]}; {_MEND}.")
     for shard in shards:
         path = root / shard["file"]
         size = path.stat().st_size
         if shard.get("bytes", size) != size:
-            raise DataError(
-                f"torn shard {path}: {size} bytes, expected {shard['bytes']}; prepare the data again."
-            )
+            raise DataError(f"torn shard {path}: {size} bytes, expected {shard['bytes']}; {_MEND}.")
+
+
+def _check_counts(path: Path, content: dict[str, Any]) -> None:
+    """DataError if the manifest's shards do not hold as many clips as its splits count."""
+    rows = sum(shard["rows"] for shard in content["shards"])
+    clips = sum(split["clips"] for split in content["splits"].values())
+    if rows != clips:
+        raise DataError(
+            f"{path} names {len(content['shards'])} shards with {rows} clips, expected the {clips} of its splits; {_MEND}."
+        )

@@ -46,6 +46,8 @@ Runner = Callable[[list[Unit], Callable[[Unit], Unit]], Iterable[Unit]]
 
 PLAN, LOCK = "plan.json", "prepare.lock"
 MAX_ROW_GROUP_CLIPS = 32
+# A smaller file holds no clip, and a set would be a million of them.
+MIN_SHARD_MB = 0.1
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,8 @@ class PrepareOptions:
             wrong = f"amplitude_angle is {self.amplitude_angle!r}, expected atan2 or atan"
         elif not 1 <= self.row_group_clips <= MAX_ROW_GROUP_CLIPS:
             wrong = f"row_group_clips is {self.row_group_clips}, expected 1 to {MAX_ROW_GROUP_CLIPS}"
-        elif not 0 < self.shard_mb < math.inf:
-            wrong = f"shard_mb is {self.shard_mb}, expected more than 0"
+        elif not MIN_SHARD_MB <= self.shard_mb < math.inf:
+            wrong = f"shard_mb is {self.shard_mb}, expected at least {MIN_SHARD_MB:g} MB"
         elif self.audio not in ("flac", "path"):
             wrong = f"audio is {self.audio!r}, expected flac or path"
         elif not 0 <= self.max_rejected <= 1:

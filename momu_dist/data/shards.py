@@ -71,7 +71,8 @@ def make_units(
     plan: str,
 ) -> list[dict[str, Any]]:
     """Units of about `shard_mb` each, in the order of `refs`: plain JSON values that travel to any worker."""
-    n_shards = max(1, round(sum(map(expected_bytes, refs)) / (shard_mb * 1e6))) if refs else 0
+    wanted = round(sum(map(expected_bytes, refs)) / (shard_mb * 1e6))
+    n_shards = min(max(1, wanted), len(refs))  # a clip is never divided
     return [
         {
             "shard": f"{split}/{k:05d}.parquet",
@@ -123,7 +124,9 @@ class ShardMaker:
         notes: list[dict[str, str]] = []
         row_groups: list[int] = []
         pending: list[Row] = []
-        with pq.ParquetWriter(path, SCHEMA, compression="zstd", use_dictionary=False) as writer:
+        with pq.ParquetWriter(
+            path, SCHEMA, compression="zstd", use_dictionary=False, write_page_checksum=True
+        ) as writer:
 
             def flush() -> None:
                 writer.write_table(rows_to_table(pending), row_group_size=len(pending))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -16,12 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from momu_dist.config.load import config_from_dict
 from momu_dist.config.schema import RunConfig
-from momu_dist.errors import CheckpointError
+from momu_dist.core.latents import LatentScale
+from momu_dist.core.motion.normalise import MotionStats
+from momu_dist.data.latents import MODALITIES
+from momu_dist.errors import CheckpointError, DataError
 
 FORMAT = 1
 MODEL_SCHEME = "models:/"  # of registered models, which are found outside of inference
@@ -41,6 +46,16 @@ class Export:
         return self.config.stage
 
     @property
+    def motion_stats(self) -> MotionStats:
+        """The motion statistics of the data the weights were trained on (not in a music_vae's)."""
+        return MotionStats.from_dict(self.facts["motion_stats"])
+
+    @property
+    def latent_scales(self) -> dict[str, LatentScale]:
+        """The scale of music and motion latents (a diffusion transformer's only)."""
+        return {name: LatentScale.from_dict(self.facts["latent_scales"][name]) for name in MODALITIES}
+
+    @property
     def sha256(self) -> str:
         """The hash of the weights' file."""
         return str(self.facts["sha256"])
@@ -55,6 +70,11 @@ class Export:
             )
         try:
             missing, unexpected = net.load_state_dict(load_file(path), strict=False)
+        except SafetensorError as error:
+            raise CheckpointError(
+                f"{path} is no whole safetensors file ({error}), though it has the hash that was written with it; "
+                "copy or train the export again."
+            ) from error
         except RuntimeError as error:
             raise CheckpointError(
                 f"{path} does not fit the network of its config: tensors have other shapes; copy the export again."
@@ -158,9 +178,41 @@ def find_export(path: str | Path, stage: str | None = None) -> Export:
     missing = sorted(needed - set(tree))
     if missing:
         raise CheckpointError(f"{folder / 'model.json'} lacks {', '.join(missing)}; copy the export again.")
+    _check_facts(export)
     if stage is not None and export.stage != stage:
         raise CheckpointError(f"{folder} holds a {export.stage} model, expected {stage}.")
     return export
+
+
+def _check_facts(export: Export) -> None:
+    """CheckpointError for statistics that are not what `write_export` was given."""
+    for name, expected, holds in (
+        (
+            "motion_stats",
+            "centre, scale and bone_lengths_px",
+            lambda: len(export.motion_stats.bone_lengths_px) > 0,
+        ),
+        ("latent_scales", "music and motion, each with shift and scale by channel", lambda: _scales(export)),
+    ):
+        if name not in export.facts:
+            continue
+        try:
+            right = holds()
+        except (KeyError, TypeError, ValueError, AttributeError, DataError):
+            right = False
+        if not right:
+            raise CheckpointError(
+                f"{export.folder / 'model.json'} holds {name} {str(export.facts[name])[:60]!r}, expected {expected}; "
+                "copy the export again."
+            )
+
+
+def _scales(export: Export) -> bool:
+    """Whether the scales are finite numbers, as many of shift as of scale."""
+    pairs = [(scale.shift, scale.scale) for scale in export.latent_scales.values()]
+    return all(
+        len(shift) == len(scale) > 0 and all(map(math.isfinite, (*shift, *scale))) for shift, scale in pairs
+    )
 
 
 def exports_under(path: str | Path) -> list[Export]:

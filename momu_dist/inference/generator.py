@@ -123,6 +123,7 @@ class Generator:
         requests = [requests] if isinstance(requests, Request) else list(requests)
         prepared = [self._prepare(request) for request in requests]
         _warn_if_long(prepared)
+        _warn_if_short(prepared)
         samples: list[Sample | None] = [None] * len(requests)
         groups: dict[tuple[Any, ...], list[int]] = {}
         for i, request in enumerate(requests):
@@ -377,6 +378,17 @@ def _warn_if_long(prepared: Sequence[_Prepared]) -> None:
             "%.0f s are far longer than what the networks are trained on, and the result may be poor; "
             "cut it with seconds (--seconds).", longest_s,
         )  # fmt: skip
+
+
+def _warn_if_short(prepared: Sequence[_Prepared]) -> None:
+    """Say once that an input ended before the length that was asked for."""
+    for p in prepared:
+        if p.request.seconds is not None and p.n_frames < grid_frames(p.request.seconds):
+            _log.warning(
+                "the input ends before the %g s that were asked for (--seconds): the sample is %.3f s long, as it is.",
+                p.request.seconds, p.n_frames / MEL_RATE_HZ,
+            )  # fmt: skip
+            return
 
 
 def _fit_size(motion_px: np.ndarray, stats: MotionStats) -> np.ndarray:

@@ -18,6 +18,7 @@ from momu_dist.data.manifest import MANIFEST, NOTES, REJECTED, SPLITS, Manifest
 from momu_dist.errors import DataError
 from momu_dist.inference.export import Export, exports_under, file_sha256, find_export
 from momu_dist.inference.sheet import draw_sheet
+from momu_dist.inference.writing import whole
 
 _MOST_LINES = 20
 
@@ -64,7 +65,8 @@ def draw(path: str | Path, n: int, out: str | Path) -> list[Path]:
         paths.append(folder / f"{split}-{quote(clip.clip_id, safe='')}.png")
         beats_s = kinematic_beats(clip.motion_px)
         title = f"{clip.clip_id} ({split})"
-        draw_sheet(paths[-1], clip.motion_px, MEL_RATE_HZ, clip.mel, clip.onsets_s, beats_s, title)
+        with whole(paths[-1]) as temporary:
+            draw_sheet(temporary, clip.motion_px, MEL_RATE_HZ, clip.mel, clip.onsets_s, beats_s, title)
     return paths
 
 

@@ -14,6 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from momu_dist.errors import DataError
 from momu_dist.inference.figure import Painter
 
+# What writing may raise besides OSError.
+MEDIA_ERRORS = (av.error.FFmpegError, soundfile.SoundFileError)
 _LOUDNESS_BLOCK_S = 0.4  # ITU-R BS.1770: what is shorter has no loudness
 _SOUND_HZ = 48000  # of the mp4: every player takes it, whatever rate the vocoder has
 _VIDEO_CODECS = ("libx264", "libopenh264", "mpeg4")  # browsers play the first two

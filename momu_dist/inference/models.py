@@ -52,7 +52,7 @@ def load_vae(export: Export) -> Autoencoder:
 
 def motion_stats_of(export: Export) -> MotionStats:
     """Return the motion statistics of the data the weights were trained on."""
-    return MotionStats.from_dict(export.facts["motion_stats"])
+    return export.motion_stats
 
 
 def denoising_of(dit: nn.Module, export_config: object, device: torch.device) -> Denoising:
@@ -65,15 +65,18 @@ def denoising_of(dit: nn.Module, export_config: object, device: torch.device) ->
 def load_models(checkpoints: Sequence[str | Path], device: torch.device) -> Models:
     """Read one or both diffusion transformers (run folders, exports, or a folder of runs) with their VAEs.
 
-    Raises CheckpointError where there is no diffusion transformer, or where two do not share their VAEs.
+    Raises CheckpointError where there is no diffusion transformer, two different ones of one direction, or where two
+    do not share their VAEs.
     """
     found = [export for path in checkpoints for export in exports_under(path)]
-    dits = {
-        direction: export
-        for direction, stage in DIRECTIONS.items()
-        for export in found
-        if export.stage == stage
-    }
+    dits: dict[str, Export] = {}
+    for direction, stage in DIRECTIONS.items():
+        for export in found:
+            if export.stage == stage and dits.setdefault(direction, export).sha256 != export.sha256:
+                raise CheckpointError(
+                    f"two different models of {stage} are given: {dits[direction].folder} and {export.folder}, expected one; "
+                    "name the run folder that is meant instead of a folder of runs."
+                )
     if not dits:
         stages = ", ".join(export.stage for export in found)
         raise CheckpointError(
@@ -99,7 +102,7 @@ def load_models(checkpoints: Sequence[str | Path], device: torch.device) -> Mode
         music_vae=load_vae(vaes["music_vae"]).to(device),
         motion_vae=load_vae(vaes["motion_vae"]).to(device),
         motion_stats=motion_stats_of(first),
-        scales={name: LatentScale.from_dict(tree) for name, tree in first.facts["latent_scales"].items()},
+        scales=first.latent_scales,
         denoising=denoising,
         device=device,
         origins={**{d: e.sha256 for d, e in dits.items()}, **{name: e.sha256 for name, e in vaes.items()}},

@@ -13,10 +13,12 @@ for "not detected".
 from __future__ import annotations
 
 import json
+import logging
 import numbers
 import sys
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,8 +26,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from momu_dist.core.motion.skeleton import BODY25_TO_14, N_JOINTS, body25_to_14, coco17_to_14
+from momu_dist.core.motion.tracking import track_person
 from momu_dist.data.openpose import people_of, read_json
-from momu_dist.errors import DataError
+from momu_dist.data.sources.openpose_audio import FRAME, frame_files
+from momu_dist.errors import ClipError, DataError
+
+_log = logging.getLogger(__name__)
 
 _FORMATS = (
     ".npz or .json as `momu generate` writes them, a folder of OpenPose JSON files, "
@@ -57,7 +63,7 @@ def save_motion_npz(
 def write_openpose_json(
     path: str | Path, motion_px: ArrayLike, rate_hz: float, conf: ArrayLike | None = None
 ) -> None:
-    """Writes motion (T, 14, 2) px as OpenPose-style frames in one file (layout above), to 0.01 px."""
+    """Writes motion (T, 14, 2) px as OpenPose-style frames in one file (layout above), to 0.001 px."""
     motion, confidence = _checked(motion_px, conf)
     present = np.isfinite(motion).all(axis=2) & (confidence > 0)
     body25 = np.zeros((len(motion), 25, 3))
@@ -65,7 +71,7 @@ def write_openpose_json(
     body25[:, BODY25_TO_14, 2] = confidence
     body25[:, BODY25_TO_14] *= present[..., None]
     body25 = np.where(np.isfinite(body25), body25, 0.0)  # NaN * 0 is NaN
-    rows = body25.reshape(len(motion), -1).round(2).tolist()
+    rows = body25.reshape(len(motion), -1).round(3).tolist()
     frames = [{"version": 1.3, "people": [{"pose_keypoints_2d": row}]} for row in rows]
     Path(path).write_text(json.dumps({"rate_hz": float(rate_hz), "frames": frames}))
 
@@ -73,39 +79,46 @@ def write_openpose_json(
 def read_motion(path: str | Path, fps: float | None = None) -> Motion:
     """The motion of a file or folder: (motion_px (T, 14, 2), conf (T, 14), fps), T >= 2.
 
-    Reads our .npz and .json, a folder of OpenPose's per-frame JSON files (BODY_25, in order of name; of
-    several people the one with the highest total confidence in the frame), and .npy arrays (T, 25, 3)
-    Body-25, (T, 17, 3) COCO-17, (T, 14, 3) or (T, 14, 2) in px. `fps` is needed where the file does not hold
-    a rate and overrules it where it does. A joint that is not finite, or of confidence 0 or less, comes out
-    as NaN with confidence 0; arrays without confidence get 1 elsewhere. Raises DataError for anything else,
-    for fewer than two frames, and if no joint is ever seen.
+    Reads our .npz and .json, a folder of OpenPose's per-frame JSON files (BODY_25), and .npy arrays (T, 25, 3)
+    Body-25, (T, 17, 3) COCO-17, (T, 14, 3) or (T, 14, 2) in px. Frames named `*<number>_keypoints.json` stand at their
+    numbers, so a missing one is a gap; others follow each other in order of name. Of several people in a frame one is
+    followed, as the source `openpose_audio` does (`track_person`). `fps` is needed where the file does not hold a rate
+    and overrules it where it does. A joint that is not finite, or of confidence 0 or less, comes out as NaN with
+    confidence 0; arrays without confidence get 1 elsewhere. Raises DataError for anything else, for fewer than two
+    frames, and if no joint is ever seen.
     """
     path = Path(path)
     if path.is_dir():
-        joints, rate = _from_folder(path), None
+        frames: list[NDArray[np.float64]] | None = _frames_of_folder(path)
+        joints, rate = None, None
     elif not path.is_file():
-        raise DataError(f"{path} does not exist, expected motion as {_FORMATS}; check the path.")
+        found = "is a device or a pipe, no file" if path.exists() else "does not exist"
+        raise DataError(f"{path} {found}, expected motion as {_FORMATS}; check the path.")
     elif path.suffix == ".npz":
         joints, rate = _from_npz(path)
     elif path.suffix == ".npy":
         joints, rate = _to_14(_load(path), path), None
     elif path.suffix == ".json":
-        joints, rate = _from_json(path)
+        frames, rate = _frames_of_file(path)
+        joints = None
     else:
         raise DataError(f"{path} ends in {path.suffix!r}, expected motion as {_FORMATS}.")
     rate = fps if fps is not None else rate
     if rate is None:
-        raise DataError(f"{path} does not say its frame rate: give it (frames per second).")
-    return _with_missing_marked(joints, _checked_rate(rate, path), path)
+        raise DataError(
+            f"{path} does not say its frame rate, expected frames per second; give them with fps (--fps)."
+        )
+    rate = _checked_rate(rate, path)
+    return _with_missing_marked(_followed(frames, rate, path) if joints is None else joints, rate, path)
 
 
 def _checked_rate(rate: Any, path: Path) -> float:
-    if isinstance(rate, np.ndarray) and rate.ndim == 0:  # how an .npz holds a number
-        rate = rate[()]
+    if isinstance(rate, np.generic) or (isinstance(rate, np.ndarray) and rate.ndim == 0):
+        rate = rate.item()  # an .npz holds a number as an array
     real = isinstance(rate, numbers.Real) and not isinstance(rate, bool)
     if not real or not 0 < rate <= sys.float_info.max:
         raise DataError(
-            f"{path} has a frame rate of {rate!r} Hz, expected a positive number: give the true one."
+            f"{path} has a frame rate of {rate!r} Hz, expected a positive number; give the true one with fps (--fps)."
         )
     return float(rate)
 
@@ -152,6 +165,10 @@ def _from_npz(path: Path) -> tuple[NDArray[np.float64], Any]:
 def _load(path: Path) -> Any:
     """The array of an .npy or the dict of arrays of an .npz; pickled objects are refused."""
     try:
+        with path.open("rb") as file:
+            mark = file.read(6)
+        if not mark.startswith((b"\x93NUMPY", b"PK")):  # NumPy itself would call it pickled
+            raise ValueError(f"it begins with {mark!r}, not as NumPy's files do" if mark else "it is empty")
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray) != (path.suffix == ".npy"):
             raise ValueError("its ending says another kind than it is")
@@ -176,7 +193,8 @@ def _to_14(array: NDArray[Any], path: Path) -> NDArray[np.float64]:
     raise DataError(f"{path} holds {array.dtype} of shape {shape}, expected motion as {_FORMATS}.")
 
 
-def _from_json(path: Path) -> tuple[NDArray[np.float64], Any]:
+def _frames_of_file(path: Path) -> tuple[list[NDArray[np.float64]], Any]:
+    """The people (P, 25, 3) in each frame of a clip in one JSON file, and the rate that it says."""
     content = read_json(path)
     if isinstance(content, dict) and isinstance(content.get("frames"), list):
         frames, rate = content["frames"], content.get("rate_hz")
@@ -187,22 +205,37 @@ def _from_json(path: Path) -> tuple[NDArray[np.float64], Any]:
             f"{path} is not a clip: expected an object with `rate_hz` and `frames`, or a list of OpenPose frames; "
             "a single OpenPose frame belongs into a folder with the others."
         )
-    return _from_frames(frames, [f"{path}, frame {i}" for i in range(len(frames))]), rate
+    return [people_of(frame, f"{path}, frame {i}") for i, frame in enumerate(frames)], rate
 
 
-def _from_folder(folder: Path) -> NDArray[np.float64]:
-    files = sorted(folder.glob("*.json"))
-    if not files:
+def _frames_of_folder(folder: Path) -> list[NDArray[np.float64]]:
+    """The people (P, 25, 3) in each frame of a folder, nobody in those that are missing between numbers."""
+    if any(FRAME.fullmatch(path.name) for path in folder.iterdir()):
+        try:
+            numbered = frame_files(folder)
+        except ClipError as error:
+            raise DataError(f"{folder}: {error}.") from error
+    else:
+        numbered = dict(enumerate(sorted(folder.glob("*.json"))))
+    if not numbered:
         raise DataError(f"{folder} holds no .json files, expected OpenPose's output, one file a frame.")
-    return _from_frames([read_json(file) for file in files], [str(file) for file in files])
+    first = min(numbered)
+    frames = [np.zeros((0, 25, 3)) for _ in range(max(numbered) - first + 1)]
+    for number, file in numbered.items():
+        frames[number - first] = people_of(read_json(file), str(file))
+    return frames
 
 
-def _from_frames(frames: list[Any], places: list[str]) -> NDArray[np.float64]:
-    body25 = [_person(frame, place) for frame, place in zip(frames, places, strict=True)]
-    return body25_to_14(np.stack(body25)) if body25 else np.zeros((0, N_JOINTS, 3))
-
-
-def _person(frame: Any, place: str) -> NDArray[np.float64]:
-    """Body-25 keypoints (25, 3) of the person seen best in an OpenPose frame, zeros if there is nobody."""
-    people = people_of(frame, place)
-    return people[people[..., 2].sum(axis=1).argmax()] if len(people) else np.zeros((25, 3))
+def _followed(frames: Sequence[NDArray[np.float64]] | None, fps: float, path: Path) -> NDArray[np.float64]:
+    """One person's joints (T, 14, 3) through all frames; where there are several, a change of the person is said."""
+    assert frames is not None, "read_motion has joints or frames"
+    if all(len(people) <= 1 for people in frames):
+        alone = [people[0] if len(people) else np.zeros((25, 3)) for people in frames]
+        return body25_to_14(np.reshape(alone, (-1, 25, 3)))
+    track = track_person(frames, fps)
+    if track.switches:
+        _log.warning(
+            "%s: the person who is followed changes %d times, first at frame %d, counted from 0; look at the result.",
+            path, len(track.switches), track.switches[0].frame,
+        )  # fmt: skip
+    return body25_to_14(track.keypoints)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from momu_dist.core.audio.mel import MEL_RATE_HZ, SAMPLE_RATE
@@ -15,10 +17,15 @@ from momu_dist.inference.media import write_mp4, write_wav
 from momu_dist.inference.motion_export import write_bvh, write_csv
 from momu_dist.inference.motion_io import save_motion_npz, write_openpose_json
 from momu_dist.inference.sheet import draw_sheet
+from momu_dist.inference.writing import naming
 
 
 def output_folder(path: str | Path) -> Path:
-    """The folder at `path`, made where it is not there; DataError if it cannot be made or written."""
+    """The folder at `path`, made where it is not there; DataError if it has no name or cannot be made or written."""
+    if not str(path):
+        raise DataError(
+            "the output folder has an empty name; give one with --out, such as . for where you are."
+        )
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -32,7 +39,8 @@ def output_folder(path: str | Path) -> Path:
 def write_sample(folder: Path, name: str, sample: Sample, origin: Mapping[str, Any]) -> dict[str, Path]:
     """Write `sample` as folder/name.{wav,npz,openpose.json,bvh,csv,mp4,png,json} and return the paths by kind.
 
-    `origin` says what made it besides the request (weights' hashes, input file, command); it goes into the JSON.
+    `origin` says what made it besides the request (weights' hashes, input file, command); it goes into the JSON. All
+    files appear when the last is written, or none: DataError names the one that could not be.
     """
     folder = output_folder(folder)
     paths = {
@@ -45,16 +53,8 @@ def write_sample(folder: Path, name: str, sample: Sample, origin: Mapping[str, A
         "sheet": folder / f"{name}.png",
         "recipe": folder / f"{name}.json",
     }
-    write_wav(paths["wav"], sample.audio, SAMPLE_RATE)
-    save_motion_npz(paths["motion"], sample.motion_px, MEL_RATE_HZ)
-    write_openpose_json(paths["openpose"], sample.motion_px, MEL_RATE_HZ)
-    write_bvh(paths["bvh"], sample.motion_px, MEL_RATE_HZ)
-    write_csv(paths["csv"], sample.motion_px, MEL_RATE_HZ)
-    write_mp4(paths["mp4"], sample.motion_px, MEL_RATE_HZ, sample.audio, SAMPLE_RATE)
+    motion = sample.motion_px
     title = f"{name}  ({sample.request.task}, seed {sample.request.seed})"
-    draw_sheet(
-        paths["sheet"], sample.motion_px, MEL_RATE_HZ, sample.mel, sample.onsets_s, sample.beats_s, title
-    )
     recipe = {
         **sample.recipe(),
         **origin,
@@ -62,5 +62,25 @@ def write_sample(folder: Path, name: str, sample: Sample, origin: Mapping[str, A
         "kinematic_beats_s": [round(float(t), 3) for t in sample.beats_s],
         "files": {kind: path.name for kind, path in paths.items() if kind != "recipe"},
     }
-    paths["recipe"].write_text(json.dumps(recipe, indent=2))
+    writers: dict[str, Callable[[Path], object]] = {
+        "wav": lambda path: write_wav(path, sample.audio, SAMPLE_RATE),
+        "motion": lambda path: save_motion_npz(path, motion, MEL_RATE_HZ),
+        "openpose": lambda path: write_openpose_json(path, motion, MEL_RATE_HZ),
+        "bvh": lambda path: write_bvh(path, motion, MEL_RATE_HZ),
+        "csv": lambda path: write_csv(path, motion, MEL_RATE_HZ),
+        "mp4": lambda path: write_mp4(path, motion, MEL_RATE_HZ, sample.audio, SAMPLE_RATE),
+        "sheet": lambda path: draw_sheet(
+            path, motion, MEL_RATE_HZ, sample.mel, sample.onsets_s, sample.beats_s, title
+        ),
+        "recipe": lambda path: path.write_text(json.dumps(recipe, indent=2)),
+    }
+    with ExitStack() as stack:
+        with naming(folder):
+            scratch = Path(stack.enter_context(TemporaryDirectory(prefix=".writing-", dir=folder)))
+        for kind, write in writers.items():
+            with naming(paths[kind]):
+                write(scratch / paths[kind].name)
+        for path in paths.values():
+            with naming(path):
+                (scratch / path.name).replace(path)
     return paths

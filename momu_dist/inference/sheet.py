@@ -22,6 +22,7 @@ _SIDES = {"R": "#d55e00", "L": "#0072b2", "": "#4d4d4d"}
 _BEATS, _ONSETS = "#009e73", "#cc5fa0"
 _WIDTH_IN, _HEIGHT_IN, _DPI = 12.0, 5.6, 100
 _MAX_POSES = 24
+_POSE_GAP_IN = 0.12  # for the thickness of limbs and heads
 _INTERVALS_S = (0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0)
 
 
@@ -36,8 +37,8 @@ def draw_sheet(
 ) -> None:
     """Writes a png, 1200 x 560 px.
 
-    motion_px: (T, 14, 2), frame i at (i + 0.5) / rate_hz seconds; drawn every 0.5 s, less often where a clip
-    is so long that poses would overlap. mel: (80, T_a) log10 at 62.5 Hz. onsets_s (N,), beats_s (M,):
+    motion_px: (T, 14, 2), frame i at (i + 0.5) / rate_hz seconds; drawn every 0.5 s, less often in long clips, all in one
+    scale, as large as leaves them apart and inside. mel: (80, T_a) log10 at 62.5 Hz. onsets_s (N,), beats_s (M,):
     seconds, may be empty. Raises DataError if motion is not (T, 14, 2) with T >= 1, or mel not (M, T_a).
     """
     motion, picture = np.asarray(motion_px, dtype=np.float64), np.asarray(mel, dtype=np.float64)
@@ -65,7 +66,9 @@ def draw_sheet(
 def _draw_poses(axes: Axes, motion: NDArray[np.float64], rate_hz: float, duration_s: float) -> None:
     """Stick figures in true proportion, each standing at its own time, as large as leaves them apart."""
     interval_s = next((s for s in _INTERVALS_S if duration_s / s <= _MAX_POSES), duration_s / _MAX_POSES)
-    times_s = np.arange(interval_s / 2, duration_s, interval_s)
+    # The last has room to its right; a clip shorter than that has one pose, in the middle.
+    times_s = np.arange(interval_s / 2, duration_s - 0.4 * interval_s, interval_s)
+    times_s = times_s if len(times_s) else np.array([duration_s / 2])
     frames = np.clip(np.round(times_s * rate_hz - 0.5).astype(int), 0, len(motion) - 1)
     drawn = motion[frames]
     drawn = drawn[np.isfinite(drawn).all(axis=2).any(axis=1)]
@@ -80,7 +83,7 @@ def _draw_poses(axes: Axes, motion: NDArray[np.float64], rate_hz: float, duratio
     interval_in = interval_s / duration_s * width_in
     px_per_in = max(
         1.15 * (bottom_px - top_px) / height_in,
-        2 * float(np.nanpercentile(np.abs(aside_px), 98)) / interval_in,
+        _widest_px(aside_px, times_s, interval_s, duration_s) / (interval_in - _POSE_GAP_IN),
         1e-6,
     )
     centre_px, half_px = (top_px + bottom_px) / 2, px_per_in * height_in / 2
@@ -95,13 +98,33 @@ def _draw_poses(axes: Axes, motion: NDArray[np.float64], rate_hz: float, duratio
     axes.scatter(x[:, 0], y[:, 0], s=42, color=_SIDES[""], zorder=3)
 
 
+def _widest_px(
+    aside_px: NDArray[np.float64], times_s: NDArray[np.float64], interval_s: float, duration_s: float
+) -> float:
+    """Width of an interval that parts all neighbours and keeps the first and the last inside the axes, px.
+
+    aside_px (N, 14): distance of each joint from its pose's middle, NaN where missing.
+    """
+    left, right = -np.nanmin(aside_px, axis=1), np.nanmax(aside_px, axis=1)
+    between = (right[:-1] + left[1:]) * interval_s / np.diff(times_s)
+    first, last = left[0] * interval_s / times_s[0], right[-1] * interval_s / (duration_s - times_s[-1])
+    return float(max(first, last, between.max(initial=0.0)))
+
+
 def _label_poses(axes: Axes) -> None:
     axes.set_yticks([])
     axes.set_ylabel("pose", fontsize=11)
     axes.tick_params(axis="x", length=0)
     for name, side, place in (("right", "R", 0.995), ("left", "L", 0.955)):
         axes.text(
-            place, 0.95, name, color=_SIDES[side], transform=axes.transAxes, ha="right", va="top", fontsize=10
+            place,
+            1.03,
+            name,
+            color=_SIDES[side],
+            transform=axes.transAxes,
+            ha="right",
+            va="bottom",
+            fontsize=10,
         )
     _quiet(axes)
 

@@ -254,7 +254,7 @@ def test_lists_that_cannot_be_prepared_are_sentences(tmp_path: Path) -> None:
         ({"row_group_clips": 64}, "expected 1 to 32"),
         ({"window_s": 0.5}, "at least 1 s"),
         ({"window_s": float("inf")}, "at least 1 s"),
-        ({"shard_mb": float("nan")}, "more than 0"),
+        ({"shard_mb": float("nan")}, "at least 0.1 MB"),
         ({"fractions": (float("nan"), 0.5, 0.5)}, "sum to 1"),
         ({"audio": "mp3"}, "flac or path"),
         ({"max_rejected": 5}, "share from 0 to 1"),

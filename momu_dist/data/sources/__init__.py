@@ -7,6 +7,7 @@ asked for.
 from __future__ import annotations
 
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -68,9 +69,15 @@ def make_source(name: str, root: Path | None = None, /, **options: Any) -> Sourc
         raise DataError(f"no source named {name!r}; known sources: {', '.join(sorted(CATALOG))}.")
     if "root" in options:
         raise DataError(f"source {name!r}: root is no source option; give the folder with --root.")
-    module, cls = CATALOG[name].split(":")
+    module, class_name = CATALOG[name].split(":")
+    cls = getattr(import_module(module), class_name)
+    taken = list(signature(cls).parameters)[1:]  # without root
+    unknown = [key for key in options if key not in taken]
+    if unknown:
+        valid = f"it takes {', '.join(taken)}" if taken else "it takes none, so leave it out"
+        raise DataError(f"source {name!r} has no option {unknown[0]!r}; {valid}.")
     try:
-        source: Source = getattr(import_module(module), cls)(root, **options)
+        source: Source = cls(root, **options)
     except (TypeError, ValueError) as error:
         raise DataError(f"source {name!r} does not take these options {options}: {error}.") from error
     return source

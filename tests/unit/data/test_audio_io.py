@@ -184,3 +184,21 @@ def test_no_length_without_sound(tmp_path: Path) -> None:
     for path in (text, tmp_path / "gone.wav"):
         with pytest.raises(DataError, match="cannot be read"):
             sound_length_s(path)
+
+
+def test_a_rate_that_no_sound_has_is_refused_before_it_is_resampled(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(48000), 1)
+    with pytest.raises(DataError, match=r"a\.wav says it holds 1 samples a second, expected 1000 to"):
+        read_audio(tmp_path / "a.wav")
+
+
+def test_sound_longer_than_is_taken_is_refused(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(5 * 8000), 8000)
+    assert len(read_audio(tmp_path / "a.wav", longest_s=5.0)) == 5 * 16000
+    with pytest.raises(DataError, match=r"a\.wav is longer than 4 s, the most that is taken; cut it"):
+        read_audio(tmp_path / "a.wav", longest_s=4.0)
+
+
+def test_a_device_is_not_called_missing() -> None:
+    with pytest.raises(DataError, match="/dev/null is a device or a pipe"):
+        read_audio("/dev/null")

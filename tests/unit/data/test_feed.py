@@ -121,7 +121,9 @@ def test_a_shard_that_cannot_be_read_is_named(prepared: Manifest, tmp_path: Path
     shutil.copytree(prepared.root, root)
     for path in (root / "train").glob("*.parquet"):
         path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(DataError, match=r"train/0000\d\.parquet cannot be read .* prepare the data again"):
+    with pytest.raises(
+        DataError, match=r"train/0000\d\.parquet cannot be read .* run the same `momu prepare` command again"
+    ):
         PlanReader(spec_of(prepared, root=str(root)), 0, 1).read(0)
 
 

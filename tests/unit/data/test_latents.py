@@ -192,6 +192,56 @@ def test_a_torn_manifest_is_one_sentence(data: Manifest, encode: Any) -> None:
         LatentManifest.load(latents.root)
 
 
+@pytest.mark.parametrize("name", ["train/00000.parquet", "val/00000.parquet", "index.parquet"])
+@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(path.read_bytes()[:-50]), Path.unlink])
+def test_what_is_cut_or_gone_is_encoded_again_and_said(
+    data: Manifest, encode: Any, counter: Counter, name: str, damage: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    latents = open_latents(data, WEIGHTS, None, encode)
+    rows = all_rows(latents.root)
+    counter.clips = 0
+    damage(latents.root / name)
+    again = open_latents(data, WEIGHTS, None, encode)
+    assert name in caplog.text and "encoded again" in caplog.text
+    assert counter.clips < clips_of(data) and again.scales("channel") == latents.scales("channel")
+    assert all_rows(again.root).keys() == rows.keys() and not again.damaged(data)
+    assert LocalFeed(FeedSpec(str(again.root), LATENT_ARRAYS, 5, 4, 2, 64)).validation()
+
+
+def test_the_advice_for_a_torn_latents_json_works(data: Manifest, encode: Any, counter: Counter) -> None:
+    latents = open_latents(data, WEIGHTS, None, encode)
+    (latents.root / "latents.json").write_text("[1")
+    shard = latents.root / "val" / "00000.parquet"
+    shard.write_bytes(shard.read_bytes()[:100])
+    with pytest.raises(DataError, match=r"delete it and start the run again"):
+        open_latents(data, WEIGHTS, None, encode)
+    (latents.root / "latents.json").unlink()
+    counter.clips = 0
+    again = open_latents(data, WEIGHTS, None, encode)
+    assert counter.clips == data.split("val").num_rows and not again.damaged(data)
+
+
+def test_a_flipped_bit_is_noticed_and_the_advice_works(data: Manifest, encode: Any) -> None:
+    latents = open_latents(data, WEIGHTS, None, encode)
+    shard = latents.root / "val" / "00000.parquet"
+    flip_a_bit(shard)
+    spec = FeedSpec(str(latents.root), LATENT_ARRAYS, 5, 4, 2, 64)
+    with pytest.raises(DataError, match=f"delete {shard} and start the run again"):
+        LocalFeed(spec).validation()
+    shard.unlink()
+    open_latents(data, WEIGHTS, None, encode)
+    assert LocalFeed(spec).validation()
+
+
+def flip_a_bit(shard: Path) -> None:
+    """In the middle of the values of the first row group's last column."""
+    row_group = pq.ParquetFile(shard).metadata.row_group(0)
+    column = row_group.column(row_group.num_columns - 1)
+    content = bytearray(shard.read_bytes())
+    content[column.data_page_offset + column.total_compressed_size // 2] ^= 4
+    shard.write_bytes(content)
+
+
 def test_no_latents_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no latents at"):
         LatentManifest.load(tmp_path)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from momu_dist.data.features import feature_fingerprint
@@ -96,3 +98,44 @@ def test_a_torn_shard_is_refused(prepared: Path) -> None:
     shard.write_bytes(shard.read_bytes()[:-1])
     with pytest.raises(DataError, match=rf"torn shard {shard}"):
         Manifest.load(prepared)
+
+
+def again(prepared: Path) -> Manifest:
+    """What the sentences advise: the same preparation once more."""
+    return prepare(Synthetic(n_clips=5, clip_s=1.0), prepared, PrepareOptions(), progress=False)
+
+
+@pytest.mark.parametrize("name", ["index.parquet", "train/00000.parquet"])
+def test_a_file_that_is_gone_comes_back_with_the_same_command(prepared: Path, name: str) -> None:
+    fingerprint = Manifest.load(prepared).fingerprint
+    (prepared / name).unlink()
+    with pytest.raises(DataError, match=f"{name}.*run the same `momu prepare` command again"):
+        Manifest.load(prepared)
+    again(prepared)
+    assert Manifest.load(prepared).fingerprint == fingerprint
+
+
+def test_an_index_that_is_another_table_is_one_sentence_whose_advice_works(prepared: Path) -> None:
+    path = prepared / "index.parquet"
+    pq.write_table(pa.table({"clip": ["a"]}), path)
+    with pytest.raises(
+        DataError, match=f"another table .columns clip.*clip_id.*delete {path} and run the same"
+    ):
+        load_index(prepared)
+    path.unlink()
+    again(prepared)
+    assert load_index(prepared).num_rows == 5
+
+
+def test_a_manifest_without_its_shards_is_one_sentence(prepared: Path) -> None:
+    change(prepared, shards=[])
+    with pytest.raises(DataError, match="names 0 shards with 0 clips, expected the 5 of its splits"):
+        Manifest.load(prepared)
+
+
+def test_shards_too_small_for_a_clip_are_refused_and_none_is_empty(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"shard_mb is 1e-09, expected at least 0\.1 MB"):
+        PrepareOptions(shard_mb=1e-9)
+    source = Synthetic(n_clips=3, clip_s=2.0)
+    made = prepare(source, tmp_path, PrepareOptions(shard_mb=0.1, fractions=(1, 0, 0)), progress=False)
+    assert [shard["rows"] for shard in made.content["shards"]] == [1, 1, 1]

@@ -83,3 +83,21 @@ def test_wrong_shapes_are_refused(motion: np.ndarray, mel: np.ndarray, tmp_path:
     for bad_motion, bad_mel in ((motion[:0], mel), (motion[..., :1], mel), (motion, mel[0])):
         with pytest.raises(DataError, match="cannot be drawn"):
             draw_sheet(tmp_path / "a.png", bad_motion, RATE_HZ, bad_mel, [], [], "")
+
+
+def wide(n_frames: int) -> np.ndarray:
+    """(n_frames, 14, 2): arms stretched out to both sides at some moments, at the first and the last too."""
+    motion = np.random.default_rng(0).uniform(80, 120, (1, 14, 2)) + np.zeros((n_frames, 1, 1))
+    motion[:, 4], motion[:, 7] = (0, 60), (200, 60)  # the wrists
+    return motion
+
+
+@pytest.mark.parametrize("n_frames", [374, 499, 516, 20])
+def test_wide_poses_stay_apart_and_inside_and_free_of_the_caption(n_frames: int, tmp_path: Path) -> None:
+    mel = np.full((80, n_frames), -5.0)
+    draw_sheet(tmp_path / "a.png", wide(n_frames), RATE_HZ, mel, [], [], "wide")
+    box = picture(tmp_path / "a.png")[48:190, 104:1181]  # the axes of the poses, without their frame
+    drawn = (box < 180).any(axis=(0, 2))
+    assert not drawn[:2].any() and not drawn[-2:].any(), "nothing touches the sides"
+    parts = np.count_nonzero(np.diff(drawn.astype(int)) == 1)
+    assert parts == {374: 12, 499: 16, 516: 16, 20: 1}[n_frames], "between any two poses is white"
