@@ -29,8 +29,9 @@ def _run(path: str, overrides: Sequence[str], dry_run: bool) -> None:
     config = load_config(path, overrides)
     if dry_run:
         from momu_dist.train.dry_run import report
+        from momu_dist.train.run import resolved_inputs
 
-        print(report(config))
+        print(report(resolved_inputs(config)))
     elif config.train.strategy == "local":
         from momu_dist.train.run import train
 

@@ -35,7 +35,7 @@ def train(config: RunConfig) -> Path:
     MomuError is one sentence for the user.
     """
     check_uri(config.tracking.uri)
-    config = _absolute(_resolved(config))
+    config = _absolute(resolved_inputs(config))
     folder = RunFolder(config)
     data = Manifest.load(config.data.root)
     exports = required_exports(config, data)
@@ -120,7 +120,7 @@ def _ray_units(config: RunConfig) -> UnitRunner:
     return lambda units, fn: map_units(units, fn, cpus_per_core(), "encode latents", gpus)
 
 
-def _resolved(config: RunConfig) -> RunConfig:
+def resolved_inputs(config: RunConfig) -> RunConfig:
     """Return the run with the folders of the registered models among its inputs, looked up where the run is tracked."""
     tracked = config.tracking.uri
     store = {"auto": auto_uri(Path(config.out)), "none": None}.get(tracked, tracked)

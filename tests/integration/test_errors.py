@@ -455,3 +455,17 @@ def test_prepare_a_wrong_root(tmp_path: Path) -> None:
 def test_prepare_with_a_wrong_option(tmp_path: Path, option: str) -> None:
     name = option.split("=")[0].removeprefix("source_options.")
     assert name in prepare(tmp_path / "out", "--source", "synthetic", option)
+
+
+def test_a_dry_run_looks_up_registered_models(tmp_path: Path) -> None:
+    text = sentence(
+        call(
+            "train",
+            "--config",
+            DEMO / "motion_vae.yaml",
+            f"out={tmp_path}",
+            "inputs.music_vae=models:/nobody@x",
+            "--dry-run",
+        )
+    )
+    assert "no MLflow store" in text
