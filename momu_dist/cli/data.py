@@ -16,8 +16,11 @@ def add_data(commands: Commands) -> None:
         parts, "plan", "What is there, what is missing and why, clips, hours, GB; decodes nothing.", _plan
     )
     plan.add_argument(
-        "source", help="a source of the catalog: synthetic, dance_with_melody, openpose_audio, music"
+        "source",
+        nargs="?",
+        help="a source of the catalog: synthetic, dance_with_melody, openpose_audio, music; or --recipe",
     )
+    plan.add_argument("--recipe", help="the YAML that it will be prepared by, such as datasets/*/recipe.yaml")
     plan.add_argument("--root", help="where the raw data lies (synthetic needs none)")
     plan.add_argument(
         "--option", action="append", default=[], metavar="KEY=VALUE",
@@ -26,9 +29,8 @@ def add_data(commands: Commands) -> None:
 
 
 def _plan(options: argparse.Namespace) -> None:
-    from momu_dist.cli.source import with_options
-    from momu_dist.data.prepare import PrepareOptions, Recipe
+    from momu_dist.cli.source import recipe_of, with_options
     from momu_dist.data.survey import describe, survey
 
-    recipe = Recipe(options.source, {}, PrepareOptions())
+    recipe = recipe_of(options.source, options.recipe)
     print(describe(survey(*with_options(recipe, options.root, options.option))))

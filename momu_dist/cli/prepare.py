@@ -55,16 +55,14 @@ def add_prepare(commands: Commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from momu_dist.cli.source import with_options
-    from momu_dist.data.prepare import PrepareOptions, Recipe, prepare
+    from momu_dist.cli.source import recipe_of, with_options
+    from momu_dist.data.prepare import prepare
     from momu_dist.data.report import report
     from momu_dist.errors import DataError
 
-    if (options.source is None) == (options.recipe is None):
-        raise DataError("prepare: give either --source NAME or --recipe FILE.")
+    recipe = recipe_of(options.source, options.recipe)
     if not options.out:
         raise DataError("prepare: --out has an empty name; give the folder to prepare into.")
-    recipe = Recipe.load(options.recipe) if options.recipe else Recipe(options.source, {}, PrepareOptions())
     source, settings = with_options(recipe, options.root, options.options)
     if options.no_ray:
         print(report(prepare(source, options.out, settings)))

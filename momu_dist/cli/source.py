@@ -13,6 +13,13 @@ from momu_dist.data.sources import Source, make_source
 from momu_dist.errors import DataError
 
 
+def recipe_of(source: str | None, recipe: str | None) -> Recipe:
+    """What `--recipe` says, or the source alone with defaults; DataError unless exactly one of them is given."""
+    if (source is None) == (recipe is None):
+        raise DataError("give either a source of the catalog or --recipe FILE.")
+    return Recipe.load(recipe) if recipe is not None else Recipe(str(source), {}, PrepareOptions())
+
+
 def with_options(recipe: Recipe, root: str | None, options: Sequence[str]) -> tuple[Source, PrepareOptions]:
     """The source of `recipe` at `root` and its prepare options; `options` are key=value or source_options.key=value.
 

@@ -92,3 +92,14 @@ def test_the_command_prints_the_plan_and_answers_a_wrong_tree_in_a_sentence(
     assert capsys.readouterr().out.splitlines()[6].split()[:2] == ["all", "40"]
     assert main(["data", "plan", "dance_with_melody", "--root", str(tmp_path)]) == 2
     assert "clone https://" in capsys.readouterr().err
+
+
+def test_a_recipe_s_windows_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "{source: synthetic, source_options: {n_clips: 3, clip_s: 8.0}, prepare: {window_s: 2.0}}"
+    )
+    assert main(["data", "plan", "--recipe", str(recipe)]) == 0
+    assert capsys.readouterr().out.splitlines()[6].split()[:2] == ["all", "12"]
+    assert main(["data", "plan", "synthetic", "--recipe", str(recipe)]) == 2
+    assert "either a source" in capsys.readouterr().err
