@@ -9,14 +9,16 @@ from typing import Any
 import yaml
 
 from momu_dist.data.prepare import PrepareOptions, Recipe
-from momu_dist.data.sources import Source, make_source
+from momu_dist.data.sources import CATALOG, Source, make_source
 from momu_dist.errors import DataError
 
 
 def recipe_of(source: str | None, recipe: str | None) -> Recipe:
     """What `--recipe` says, or the source alone with defaults; DataError unless exactly one of them is given."""
     if (source is None) == (recipe is None):
-        raise DataError("give either a source of the catalog or --recipe FILE.")
+        raise DataError(
+            f"give either a source ({', '.join(sorted(CATALOG))}) or --recipe FILE, and not both."
+        )
     return Recipe.load(recipe) if recipe is not None else Recipe(str(source), {}, PrepareOptions())
 
 

@@ -430,7 +430,8 @@ def prepare(out: Path, *more: object) -> str:
 def test_prepare_an_unknown_source(tmp_path: Path) -> None:
     text = prepare(tmp_path / "out", "--source", "dances")
     assert "no source named 'dances'" in text and "synthetic" in text
-    assert "either --source NAME or --recipe FILE" in prepare(tmp_path / "out")
+    neither, both = prepare(tmp_path / "out"), prepare(tmp_path / "out", "--source", "music", "--recipe", "x")
+    assert neither == both and "synthetic) or --recipe FILE" in neither
 
 
 def test_prepare_a_wrong_root(tmp_path: Path) -> None:
