@@ -34,13 +34,25 @@ class TrainingError(MomuError):
     """A training that had to stop, such as a loss that is not finite."""
 
 
+class Stopped(MomuError):
+    """A training that was asked to stop and has saved what it has done; the same command goes on."""
+
+
+STOPPED = 75
+"""The exit code of `Stopped`, the system's EX_TEMPFAIL: try again later."""
+
+
 def exit_code(command: Callable[[], None], stopped: str) -> int:
-    """Run a command line's work and return its exit code: 0, 2 after one sentence on stderr, 130 after Ctrl-C.
+    """Run a command line's work and return its exit code: 0, 2 after one sentence on stderr, 75 where it was stopped
+    and can go on, 130 after Ctrl-C.
 
     After Ctrl-C it says what the KeyboardInterrupt says, else `stopped`.
     """
     try:
         command()
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+        return STOPPED
     except MomuError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -150,14 +150,13 @@ def _check_run(config: RunConfig, where: str) -> None:
         raise ConfigError(
             f"{where}: train.strategy local is one process, train.workers is {train.workers}; use ddp, zero1, zero2 or zero3."
         )
-    if train.global_batch % train.workers:
+    if train.global_batch % train.micro:
         raise ConfigError(
-            f"{where}: train.global_batch {train.global_batch} does not divide among train.workers {train.workers}."
+            f"{where}: train.micro_batch {train.micro_batch} does not divide train.global_batch {train.global_batch}."
         )
-    share = train.global_batch // train.workers
-    if train.micro_batch is not None and share % train.micro_batch:
+    if train.min_workers is not None and train.min_workers > train.workers:
         raise ConfigError(
-            f"{where}: train.micro_batch {train.micro_batch} does not divide a worker's share of {share}."
+            f"{where}: train.min_workers {train.min_workers} is more than train.workers {train.workers}."
         )
     low, high = config.data.length_s
     if low > high:

@@ -55,13 +55,18 @@ class TrainConfig(Checked):
 
     strategy: Strategy = "zero1"
     workers: Count = 1
+    min_workers: Count | None = (
+        None  # goes on with as few where machines are lost, and with more when they are back; None: `workers` always
+    )
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Annotated[int, Range(1, 1024)] | None = (
         None  # CPU threads of one worker; None leaves torch's default
     )
     worker_cpus: Annotated[float, Range(0, above=True)] = 1.0  # logical CPUs that one worker takes from Ray
     global_batch: Count = 64
-    micro_batch: Count | None = None  # samples a worker takes at once; None: global_batch / workers
+    micro_batch: Count | None = (
+        None  # samples a worker takes at once; None: global_batch / workers, also on fewer
+    )
     epochs: Annotated[float, Range(0, 1e9, above=True)] = 1.0
     max_steps: Annotated[int, Range(1, 1e12)] | None = None
     precision: Literal["fp32", "bf16"] = (
@@ -72,8 +77,26 @@ class TrainConfig(Checked):
     validate_every: Interval = 500
     sample_every: Interval | None = None  # None: only at the end
     checkpoint_every: Interval = 500
-    keep_last: Interval = 2
+    keep_last: Interval = 2  # checkpoints
+    keep_best: Annotated[int, Range(0)] = 1  # checkpoints with the lowest validation values, besides
     max_failures: int = 3
+    stall_s: Annotated[float, Range(0, above=True)] = (
+        1800.0  # without a sign of progress for so long, the workers are restarted (DERIVED)
+    )
+
+    def usable(self, available: int) -> int:
+        """The largest number of workers, of at most `available`, among which the global batch divides; at least 1."""
+        micro = self.micro_batch or 1
+        return next(n for n in range(available, 0, -1) if n == 1 or self.global_batch % (n * micro) == 0)
+
+    @property
+    def micro(self) -> int:
+        """Samples a worker takes at once, however many workers there are at the time."""
+        return self.micro_batch or self.global_batch // self.usable(self.workers)
+
+    def fits(self, workers: int) -> bool:
+        """Whether so many workers can share the global batch in whole micro-batches."""
+        return self.global_batch % (workers * self.micro) == 0
 
 
 @dataclass(frozen=True)

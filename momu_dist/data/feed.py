@@ -153,11 +153,17 @@ def make_plan(spec: FeedSpec, reader: ShardReader | None = None) -> SamplePlan:
 
 
 def validation_rows(spec: FeedSpec, rank: int, world_size: int) -> list[dict[str, Any]]:
-    """Return this worker's validation clips, spread over the split; every worker gets the same number."""
+    """Return this worker's validation clips, spread over the split; together the workers have each clip once.
+
+    Every worker gets the same number, since networks may be wrapped in ways that compute together only: where they do not
+    divide, the last ones get a clip once more, marked `repeated`.
+    """
     reader = ShardReader(spec.root, "val", spec.columns, keep=2)
     n = min(len(reader), spec.validation_clips)
-    if n == 0:
-        return []
-    chosen = [i * len(reader) // n for i in range(n)]
-    chosen = chosen[: n - n % world_size] if n >= world_size else [chosen[i % n] for i in range(world_size)]
-    return table_rows(reader.rows([PlannedSample(0, clip) for clip in chosen[rank::world_size]]))
+    places = range(rank, -(-n // world_size) * world_size, world_size)
+    rows = (
+        table_rows(reader.rows([PlannedSample(0, place % n * len(reader) // n) for place in places]))
+        if n
+        else []
+    )
+    return [{**row, "repeated": place >= n} for row, place in zip(rows, places, strict=True)]

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import io
+import shutil
+import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -10,10 +15,13 @@ from typing import Any
 import deepspeed
 import torch
 import torch.distributed as dist
+from deepspeed.checkpoint.ds_to_universal import main as convert
+from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
 from torch import Tensor, nn
 
 from momu_dist.errors import CheckpointError
-from momu_dist.train.engine import EngineOptions
+from momu_dist.train.checkpoint import Checkpoint, derived_folder
+from momu_dist.train.engine import EngineOptions, saved
 
 
 def deepspeed_config(options: EngineOptions, stage: int) -> dict[str, Any]:
@@ -90,12 +98,81 @@ class DeepSpeedEngine:
         dist.all_gather(parts, shard.contiguous())
         return torch.cat(parts)[: parameter.ds_numel].view(parameter.ds_shape).to("cpu", copy=True)
 
-    def save(self, folder: Path) -> None:
-        self.engine.save_checkpoint(str(folder), tag=self.name, save_latest=False)
+    def localise(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        named: Iterable[tuple[str, Any]] = self.net.named_parameters()
+        if self.stage < 3:
+            return {name: whole[name] for name, _ in named}
+        return {name: self._part(parameter, whole[name]) for name, parameter in named}
 
-    def load(self, folder: Path) -> None:
-        path, _ = self.engine.load_checkpoint(str(folder), tag=self.name)
+    @staticmethod
+    def _part(parameter: Any, whole: Tensor) -> Tensor:
+        """Cut this rank's shard of one parameter out, the inverse of `_whole`."""
+        size = parameter.ds_tensor.numel()
+        flat = whole.new_zeros(size * dist.get_world_size())
+        flat[: whole.numel()] = whole.flatten()
+        return flat[dist.get_rank() * size :][:size].view_as(parameter.ds_tensor)
+
+    def snapshot(self) -> dict[str, memoryview]:
+        captured = _InMemory()
+        usual, self.engine.checkpoint_engine = self.engine.checkpoint_engine, captured
+        try:
+            with tempfile.TemporaryDirectory() as scratch:
+                self.engine.save_checkpoint(scratch, tag=self.name, save_latest=False)
+                return {str(path.relative_to(scratch)): data for path, data in captured.files.items()}
+        finally:
+            self.engine.checkpoint_engine = usual
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        folder = checkpoint.folder
+        resized = checkpoint.world_size != dist.get_world_size()
+        if resized:
+            folder = universal(checkpoint, self.name)
+        # DeepSpeed reads this setting when it loads and nowhere else.
+        self.engine._config.load_universal_checkpoint = resized
+        try:
+            path, _ = self.engine.load_checkpoint(str(folder), tag=self.name)
+        finally:
+            self.engine._config.load_universal_checkpoint = False
         if path is None:
-            raise CheckpointError(
-                f"{folder} holds no complete DeepSpeed checkpoint of {self.name}; delete that folder."
-            )
+            raise CheckpointError(f"{folder} holds no complete DeepSpeed checkpoint of {self.name}.")
+
+
+class _InMemory(TorchCheckpointEngine):
+    """Keeps what DeepSpeed would write: copying memory is all that training waits for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.files: dict[Path, memoryview] = {}
+
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        """Nothing is written."""
+
+    def save(self, state_dict: Any, path: str) -> None:
+        self.files[Path(path)] = saved(state_dict)
+
+
+def universal(checkpoint: Checkpoint, name: str) -> Path:
+    """Return the checkpoint in DeepSpeed's universal form, which any number of workers can load; converted once.
+
+    Every rank must call it.
+    """
+    folder = derived_folder(checkpoint.folder, "universal")
+    if dist.get_rank() == 0 and not (folder / name).is_dir():
+        temporary = folder.with_name(f"{folder.name}.writing")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        arguments = {
+            "input_folder": str(checkpoint.folder / name),
+            "output_folder": str(temporary / name),
+            # One process: a pool would import DeepSpeed again in each of its own.
+            "num_extract_workers": 1,
+            "num_merge_workers": 1,
+            "keep_temp_folder": False,
+            "strict": True,
+            "inject_missing_state": True,
+        }
+        with contextlib.redirect_stdout(io.StringIO()):
+            convert(argparse.Namespace(**arguments))
+        temporary.rename(folder)
+    dist.barrier()
+    return folder

@@ -100,6 +100,12 @@ def memory_gb(config: RunConfig) -> dict[str, float]:
 def warnings(config: RunConfig, size: Size) -> list[str]:
     """Return what a person would want to know before days of computing."""
     found = []
+    train = config.train
+    if train.usable(train.workers) != train.workers:
+        found.append(
+            f"train.global_batch {train.global_batch} does not divide among train.workers {train.workers}: "
+            f"{train.usable(train.workers)} are used."
+        )
     if config.optim.warmup_steps >= size.total_steps:
         found.append(
             f"the warm-up of {config.optim.warmup_steps} steps never ends: the run has {size.total_steps}; the rate stays below "
@@ -128,8 +134,8 @@ def report(config: RunConfig) -> str:
     size = run_size(config)
     counts = parameter_counts(config)
     train = config.train
-    share = train.global_batch // train.workers
-    micro = train.micro_batch or share
+    workers = train.usable(train.workers)
+    micro = train.micro
     frames = config.data.length_s[1] * MEL_RATE_HZ
     memory = memory_gb(config)
     lines = [yaml.safe_dump(resolved_dict(config), sort_keys=False).rstrip(), ""]
@@ -137,8 +143,8 @@ def report(config: RunConfig) -> str:
     lines += [
         f"clips to train on: {size.clips:,}{_beside_expected(config, size)}",
         f"steps per epoch: {size.steps_per_epoch:,.1f}; steps in all: {size.total_steps:,}",
-        f"a step: {train.global_batch} samples = {train.workers} workers x {share // micro} micro-batches x {micro}, "
-        f"up to {frames:,.0f} frames each",
+        f"a step: {train.global_batch} samples = {workers} workers x {train.global_batch // (workers * micro)} micro-batches "
+        f"x {micro}, up to {frames:,.0f} frames each",
         "memory per worker, before activations: "
         + f"{sum(memory.values()):.2f} GB ("
         + ", ".join(f"{name} {value:.2f}" for name, value in memory.items())

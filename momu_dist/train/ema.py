@@ -26,13 +26,8 @@ class Ema:
             [self.shadow[name] for name in names], [parameters[name].float() for name in names], weight
         )
 
-    def state_dict(self) -> dict[str, object]:
-        """What a checkpoint holds of it (this rank's part)."""
-        return {"updates": self.updates, "shadow": self.shadow}
-
-    def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Inverse of `state_dict`."""
-        self.updates = int(state["updates"])  # type: ignore[call-overload]
-        shadow: Mapping[str, Tensor] = state["shadow"]  # type: ignore[assignment]
+    def restore(self, parameters: Mapping[str, Tensor], updates: int) -> None:
+        """Go on from an average that had followed `updates` updates."""
+        self.updates = updates
         for name, value in self.shadow.items():
-            value.copy_(shadow[name])
+            value.copy_(parameters[name])

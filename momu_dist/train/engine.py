@@ -6,12 +6,12 @@ batch has been accumulated (as DeepSpeed does), so that the loop is the same for
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from momu_dist.config.schema import OptimConfig
+from momu_dist.train.checkpoint import Checkpoint
+from momu_dist.train.collective import rank, world_size
 
 
 @dataclass(frozen=True)
@@ -56,14 +58,27 @@ class Engine(Protocol):
     def gather(self, local: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the full state dict on the CPU with parameters taken from `local`. Every rank must call it."""
 
-    def save(self, folder: Path) -> None:
-        """Write what resuming needs. Every rank must call it with the same folder."""
+    def localise(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return this rank's part of each of `whole`, a state dict's parameters; the inverse of `gather`."""
 
-    def load(self, folder: Path) -> None:
-        """Read what `save` wrote, at the same number of workers."""
+    def snapshot(self) -> dict[str, memoryview]:
+        """Return what resuming needs of this rank, as files by path: a copy, which later steps do not touch.
+
+        Every rank must call it.
+        """
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Read what `snapshot` returned, also of another number of workers. Every rank must call it."""
 
 
 EngineFactory = Callable[[str, nn.Module, EngineOptions], Engine]
+
+
+def saved(state: Any) -> memoryview:
+    """Return what `torch.save` writes of `state`."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getbuffer()
 
 
 class LocalEngine:
@@ -112,12 +127,12 @@ class LocalEngine:
         return norm
 
     def _average_gradients(self) -> None:
-        if not dist.is_initialized() or dist.get_world_size() == 1:
+        if world_size() == 1:
             return
         gradients = [p.grad for p in self.net.parameters() if p.grad is not None]
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
         dist.all_reduce(flat)
-        flat /= dist.get_world_size()
+        flat /= world_size()
         for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
 
@@ -128,13 +143,17 @@ class LocalEngine:
         state = {name: value.detach() for name, value in self.net.state_dict().items()}
         return {name: local.get(name, value).to("cpu", copy=True) for name, value in state.items()}
 
-    def save(self, folder: Path) -> None:
-        if not dist.is_initialized() or dist.get_rank() == 0:
-            state = {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
-            torch.save(state, folder / f"{self.name}.pt")
+    def localise(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: whole[name] for name, _ in self.net.named_parameters()}
 
-    def load(self, folder: Path) -> None:
-        state = torch.load(folder / f"{self.name}.pt", map_location="cpu", weights_only=True)
+    def snapshot(self) -> dict[str, memoryview]:
+        if rank() != 0:  # all have the same
+            return {}
+        state = {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return {f"{self.name}.pt": saved(state)}
+
+    def load(self, checkpoint: Checkpoint) -> None:
+        state = torch.load(checkpoint.folder / f"{self.name}.pt", map_location="cpu", weights_only=True)
         self.net.load_state_dict(state["net"])
         self.optimizer.load_state_dict(state["optimizer"])
 

@@ -14,6 +14,7 @@ from momu_dist.core.catalog import STAGES
 from momu_dist.errors import MomuError
 from momu_dist.inference.export import find_export, folder_sha256, link_export, restore_export, write_export
 from momu_dist.tracking import Tracker
+from momu_dist.train.checkpoint import EXPORT, Checkpoint
 from momu_dist.train.folder import RunFolder
 from momu_dist.train.loop import Weights
 
@@ -21,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 class Exports:
-    """Writes `export/` (the last) at every checkpoint and keeps `best/`, that with the lowest validation value so far.
+    """Writes the export of every checkpoint; `export/` is the last one's, `best/` that with the lowest value so far.
 
     The value is that of `judged_by` of the stage, at the export's own step. An export whose value is not finite is never
     the best, nor is one from before a GAN has joined: the discriminator makes a reconstruction sharper, not nearer. The
@@ -50,14 +51,27 @@ class Exports:
         if self.folder.best.exists():
             self._best = float(find_export(self.folder.best).facts["validation"])
 
-    def write(self, step: int, weights: Weights, validated: Mapping[str, float]) -> None:
-        """Write the export of `step`; `validated` holds the validation values of that step, as they are logged."""
-        value = validated.get(f"val/{STAGES[self.config.stage].judged_by}", math.nan)
-        facts = {**self.facts, "step": step, "validation": value if math.isfinite(value) else None}
-        write_export(self.folder.export, resolved_dict(self.config), weights, facts, self.vaes)
-        if step > self.first_step and value < self._best:
-            link_export(self.folder.export, self.folder.best)
+    def judge(self, step: int, validated: Mapping[str, float]) -> float | None:
+        """Return the value of step `step` among exports; None if it cannot be the best."""
+        value = self._value(validated)
+        return value if value is not None and step > self.first_step else None
+
+    def write(self, step: int, weights: Weights, validated: Mapping[str, float], checkpoint: Path) -> None:
+        """Write the export of `step` into the folder of its checkpoint."""
+        facts = {**self.facts, "step": step, "validation": self._value(validated)}
+        write_export(checkpoint / EXPORT, resolved_dict(self.config), weights, facts, self.vaes)
+
+    def committed(self, checkpoint: Checkpoint) -> None:
+        """Put the export of a checkpoint that counts where users look; files are shared, not copied."""
+        link_export(checkpoint.export, self.folder.export)
+        value = checkpoint.state["validation"]
+        if value is not None and value < self._best:
+            link_export(checkpoint.export, self.folder.best)
             self._best = value
+
+    def _value(self, validated: Mapping[str, float]) -> float | None:
+        value = validated.get(f"val/{STAGES[self.config.stage].judged_by}", math.nan)
+        return value if math.isfinite(value) else None
 
 
 def register_best(config: RunConfig, folder: RunFolder, tracker: Tracker) -> None:

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,9 @@ class RunFolder:
         self._failure = self.path / "failure.txt"
         self._tracking = self.path / "tracking-id.txt"
         self._lock = self.path / "train.lock"
+        self._stop = self.path / "stop"
+        self.events = self.path / "events.log"
+        self.stalls = self.path / "stalls"
 
     def check(self, config: RunConfig, origin: Mapping[str, str]) -> None:
         """Refuse a run of the same name with other settings, data or input weights (ConfigError).
@@ -93,6 +97,7 @@ class RunFolder:
             _write(self._config, yaml.safe_dump(resolved_dict(config), sort_keys=False))
             _write(self._origin, json.dumps(dict(origin), indent=2))
             self._failure.unlink(missing_ok=True)
+            self._stop.unlink(missing_ok=True)
 
     def finished(self) -> dict[str, Any] | None:
         """Return what the run wrote at its end, or None."""
@@ -126,6 +131,19 @@ class RunFolder:
         return self._failure.read_text(errors="replace") or (
             f"the run stopped and {self._failure} has no reason, as on a full disk; make room and run the same command again."
         )
+
+    def request_stop(self, reason: str) -> None:
+        """Ask the workers, wherever they are, to save and stop; a file named `stop` in the run folder does the same."""
+        self._stop.write_text(reason)
+
+    def stop_requested(self) -> bool:
+        """Return whether the run was asked to stop."""
+        return self._stop.exists()
+
+    def tell(self, text: str) -> None:
+        """Add a line to events.log, which the process that started the run shows."""
+        with self.events.open("a") as file:
+            file.write(f"{datetime.now(UTC).strftime('%Y-%m-%dT%H:%M:%SZ')} {text}\n")
 
     def tracking_id(self) -> str | None:
         """Return the tracker's id of this run, so that a restart goes on in the same one."""

@@ -7,18 +7,22 @@ import pickle
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_file
 from torch import Tensor
 
 from momu_dist.config.schema import RunConfig
 from momu_dist.core.seeds import seed_of
 from momu_dist.core.tasks.base import Batch, Row, Task
-from momu_dist.errors import CheckpointError, TrainingError
-from momu_dist.train.checkpoint import CheckpointStore
+from momu_dist.errors import CheckpointError, Stopped, TrainingError
+from momu_dist.train.checkpoint import Checkpoint, CheckpointStore
+from momu_dist.train.collective import barrier, from_all, largest, rank, world_size
 from momu_dist.train.ema import Ema
 from momu_dist.train.engine import Engine
 from momu_dist.train.schedule import learning_rate
@@ -35,19 +39,42 @@ class Feed(Protocol):
         """Yield this worker's rows of global batches first .. total-1; each row has clip_id and epoch."""
 
     def validation(self) -> Sequence[Row]:
-        """Return this worker's share of the validation clips."""
+        """Return this worker's share of the validation clips, as many on every worker; `repeated` ones do not count."""
+
+
+class Wish(IntEnum):
+    """What the surroundings want of a run after a step; the strongest wish of any worker holds for all."""
+
+    GO_ON = 0
+    SAVE = 1
+    """A machine will be taken away: save now."""
+    STOP = 2
+    """Save and end; the run goes on another time."""
 
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the loop calls on rank 0. Weights are the averaged ones where the run has an average.
+    """What the loop calls: `wish`, `reached` and `reported` on every rank, the others on rank 0.
 
-    An export also gets the validation values of its step, as they are logged; none where the step was not validated.
+    Weights are the averaged ones where the run has an average. Validation values are given as they are logged; none where
+    the step was not validated.
     """
 
     log: Callable[[int, dict[str, float]], None]
-    export: Callable[[int, Weights, dict[str, float]], None]
+    resumed: Callable[[int], None]
+    """The loop goes on after so many steps: what was logged later will come again."""
+    judge: Callable[[int, dict[str, float]], float | None]
+    """The value by which checkpoints are ranked, the lowest first; None for one that cannot be the best."""
+    export: Callable[[int, Weights, dict[str, float], Path], None]
+    """Write the weights for use into a checkpoint's folder; called on the thread that writes it."""
+    committed: Callable[[Checkpoint], None]
+    """A checkpoint counts; called on the thread that wrote it."""
     sample: Callable[[int, Weights], None]
+    wish: Callable[[int], Wish]
+    reached: Callable[[int, str], None]
+    """The worker has come so far, in step and place: what a watch needs to name the one that does not come."""
+    reported: Callable[[int], None]
+    """A checkpoint of that step is on its way."""
 
 
 class Trainer:
@@ -67,41 +94,78 @@ class Trainer:
         self.hooks = hooks
         self.total_steps = total_steps
         self.device = device
-        self.rank = dist.get_rank() if dist.is_initialized() else 0
         decay = config.train.ema_decay
         self.ema = None if decay is None else Ema(self.main.local_parameters(), decay)
         self._meter = Meter()
+        self._newest: int | None = (
+            None  # the step of the newest checkpoint that this run has begun to write or started at
+        )
 
     def run(self) -> None:
-        """Train to the end. A loss that is not finite raises TrainingError on every rank, before the step."""
-        train = self.config.train
+        """Train to the end.
+
+        Raises on every rank: TrainingError for a loss that is not finite, before the step; Stopped, with a checkpoint,
+        where the surroundings wish it.
+        """
+        try:
+            self._run()
+        except BaseException:
+            self.store.linger()
+            raise
+
+    def _run(self) -> None:
         first = self._restore()
+        if rank() == 0:
+            self.hooks.resumed(first)
         if first == 0:
             self._validate(0)
-        done = first
+        if first < self.total_steps:
+            self._obey(first)  # a wish that came while the workers started
         waiting = time.perf_counter()
         for step, rows in enumerate(self.feed.steps(first, self.total_steps), start=first):
             self._meter.wait(time.perf_counter() - waiting)
             self._train_step(step, rows)
-            done = step + 1
-            last = done == self.total_steps
-            if done % train.log_every == 0 or last:
-                self._log(done, self._meter.flush(self.device))
-            # At every checkpoint too: an export without a validation value could not become the best one.
-            due = done % train.validate_every == 0 or done % train.checkpoint_every == 0 or last
-            validated = self._validate(done) if due else {}
-            if done % train.checkpoint_every == 0 or last:
-                self._save(done, validated)
-            if last or (train.sample_every is not None and done % train.sample_every == 0):
-                self._sample(done)
+            self._finish_step(step + 1)
             waiting = time.perf_counter()
-        assert done == self.total_steps, f"the data ended at step {done} of {self.total_steps}"
+            self.hooks.reached(step + 1, "reading samples")
+        self.store.wait()
+        barrier()  # rank 0 has committed
+
+    def _finish_step(self, done: int) -> None:
+        """Do what is due after `done` steps: log, validate, save, sample, and what the surroundings wish."""
+        train = self.config.train
+        last = done == self.total_steps
+        if done % train.log_every == 0 or last:
+            self._log(done, self._meter.flush(self.device))
+        saving = done % train.checkpoint_every == 0 or last
+        # At every checkpoint too: an export without a validation value could not become the best one.
+        validated = self._validate(done) if saving or done % train.validate_every == 0 else {}
+        if saving:
+            self._save(done, validated)
+        if last or (train.sample_every is not None and done % train.sample_every == 0):
+            self._sample(done)
+        if not last:
+            self._obey(done)
+        self.store.raise_failure()
+
+    def _obey(self, done: int) -> None:
+        """Save now, or save and stop, if any rank's surroundings wish it."""
+        wish = Wish(int(largest(self.hooks.wish(done), self.device)))
+        if wish == Wish.GO_ON:
+            return
+        if self._newest != done and done > 0:
+            self._save(done, {})
+        self.store.wait()
+        barrier()
+        if wish == Wish.STOP:
+            raise Stopped(f"stopped as asked after step {done} of {self.total_steps}")
 
     def _train_step(self, step: int, rows: Sequence[Row]) -> None:
         config = self.config
-        micro = config.train.micro_batch or len(rows)
+        micro = config.train.micro
         lr = learning_rate(config.optim, step, self.total_steps)
         for start in range(0, len(rows), micro):
+            self.hooks.reached(step, f"computing samples {start} to {start + micro}")
             batch = self._batch(rows[start : start + micro])
             phases = self.task.phases(self.networks, batch, step / self.total_steps)
             while True:
@@ -119,7 +183,7 @@ class Trainer:
                     self._meter.add({f"{phase.network}_grad_norm": torch.tensor(norm)})
         if self.ema is not None:
             self.ema.update(self.main.local_parameters())
-        self._meter.count(step, lr, len(rows) * self._world_size())
+        self._meter.count(step, lr, len(rows) * world_size())
 
     def _batch(self, rows: Sequence[Row]) -> Batch:
         seeds = [seed_of(self.config.seed, int(row["epoch"]), str(row["clip_id"])) for row in rows]
@@ -127,21 +191,18 @@ class Trainer:
 
     def _refuse_non_finite(self, step: int, what: str, value: Tensor, batch: Batch) -> None:
         """Raise on every rank if `value` is not finite on any, before anything of this step is stored."""
-        value = value.detach()
-        bad = (~torch.isfinite(value)).float()
-        if self._world_size() > 1:
-            dist.all_reduce(bad, op=dist.ReduceOp.MAX)
-        if not bad.item():
+        self.hooks.reached(step, f"agreeing on the {what}")
+        found = float(value.detach())
+        if not largest(float(not math.isfinite(found)), self.device):
             return
-        named: list[Any] = [(float(value), batch.clip_ids)]
-        if self._world_size() > 1:
-            named = [None] * self._world_size()
-            dist.all_gather_object(named, (float(value), batch.clip_ids))
+        named = from_all((found, batch.clip_ids))
         guilty = [clip for found, clips in named if not math.isfinite(found) for clip in clips]
-        newest = self.store.latest()
+        self.store.wait()
+        barrier()
+        newest = self.store.newest() if rank() == 0 else None
         raise TrainingError(
             f"the {what} of step {step} is not finite; the step was not taken. Clips of that batch: {', '.join(guilty)}. "
-            f"Last good checkpoint: {newest or 'none yet'}. Look at these clips, or lower optim.lr."
+            f"Last good checkpoint: {newest.folder if newest else 'none yet'}. Look at these clips, or lower optim.lr."
         )
 
     @torch.no_grad()
@@ -151,21 +212,24 @@ class Trainer:
         for network in self.networks.values():
             network.eval()
         sums: dict[str, list[float]] = {}
-        size = self.config.train.micro_batch or self.config.train.global_batch // self._world_size()
+        size = self.config.train.micro
         for start in range(0, len(rows), size):
-            batch = self._batch(rows[start : start + size])
+            self.hooks.reached(done, f"validating from clip {start}")
+            part = rows[start : start + size]
+            batch = self._batch(part)
+            counts = torch.tensor([not row.get("repeated", False) for row in part], device=self.device)
             with self.main.computing():
                 values = self.task.validate(self.networks, batch)
             for name, value in values.items():
                 entry = sums.setdefault(name, [0.0, 0.0])
-                finite = value[~torch.isnan(value)]
+                finite = value[counts & ~torch.isnan(value)]
                 entry[0] += float(finite.sum())
                 entry[1] += len(finite)
         for network in self.networks.values():
             network.train()
         if sums:
             table = torch.tensor(list(sums.values()), dtype=torch.float64, device=self.device)
-            if self._world_size() > 1:
+            if world_size() > 1:
                 dist.all_reduce(table)
             means = {
                 f"val/{name}": float(s / n) for name, (s, n) in zip(sums, table.tolist(), strict=True) if n
@@ -175,7 +239,7 @@ class Trainer:
         return {}
 
     def _log(self, done: int, metrics: dict[str, float]) -> None:
-        if self.rank == 0:
+        if rank() == 0:
             self.hooks.log(done, metrics)
 
     def _weights(self) -> Weights:
@@ -183,67 +247,69 @@ class Trainer:
 
     def _sample(self, done: int) -> None:
         weights = self._weights()
-        if self.rank == 0:
+        if rank() == 0:
             self.hooks.sample(done, weights)
 
     def _save(self, done: int, validated: dict[str, float]) -> None:
+        self.hooks.reached(done, "copying the checkpoint")
         weights = self._weights()
-        if self.rank == 0:
-            self.hooks.export(done, weights, validated)
-        state = {
-            "step": done,
-            "plan": self.feed.plan_fingerprint,
-            "world_size": self._world_size(),
-            "strategy": self.config.train.strategy,
-        }
-        self.store.save(done, state, self._write_parts)
-
-    def _write_parts(self, folder: Path) -> None:
+        files: dict[str, memoryview] = {}
         for engine in self.engines.values():
-            engine.save(folder)
-        if self.ema is not None and (self.rank == 0 or self.main.sharded):
-            torch.save(self.ema.state_dict(), folder / self._ema_file())
-
-    def _ema_file(self) -> str:
-        return f"ema-{self.rank if self.main.sharded else 0}.pt"
+            files |= engine.snapshot()
+        state = {
+            "plan": self.feed.plan_fingerprint,
+            "strategy": self.config.train.strategy,
+            "ema_updates": self.ema.updates if self.ema else None,
+            "validation": self.hooks.judge(done, validated),
+        }
+        export = partial(self.hooks.export, done, weights, validated)
+        self.store.save(done, state, files, export, self.hooks.committed)
+        self._newest = done
+        self.hooks.reported(done)
 
     def _restore(self) -> int:
-        newest = self.store.latest()
+        """Go on at the newest checkpoint that is whole; return its step, 0 where there is none."""
+        newest = self.store.begin()
         if newest is None:
             return 0
-        state = self.store.state(newest)
-        here = (self.config.train.strategy, self._world_size())
-        there = (state["strategy"], state["world_size"])
-        if here != there:
-            raise CheckpointError(
-                f"{newest} was written by {there[0]} with {there[1]} workers, this run is {here[0]} with {here[1]}; "
-                "continue as it was, or start a new run with inputs.init_from."
-            )
-        if state["plan"] != self.feed.plan_fingerprint:
-            raise CheckpointError(
-                f"{newest} was written with another order of samples (data, seed or train.global_batch changed); "
-                "continue with the same values, or start a new run with inputs.init_from."
-            )
-        if int(state["step"]) > self.total_steps:
-            raise CheckpointError(
-                f"{newest} has done {state['step']} steps, this run ends at {self.total_steps}; raise train.max_steps or "
-                "train.epochs, or choose another name=..."
-            )
-        self.store.verify(newest)
+        self._check(newest)
         try:
             for engine in self.engines.values():
                 engine.load(newest)
             if self.ema is not None:
-                path = newest / self._ema_file()
-                self.ema.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+                # What is exported is the average: it is stored once.
+                whole = load_file(newest.export / "model.safetensors")
+                self.ema.restore(self.main.localise(whole), newest.state["ema_updates"])
         except (OSError, EOFError, KeyError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
             raise CheckpointError(
-                f"{newest} cannot be loaded ({type(error).__name__}: {error}); delete that folder to go on from the one before."
+                f"{newest.folder} cannot be loaded ({type(error).__name__}: {error}); delete that folder to go on from the one "
+                "before."
             ) from error
-        return int(state["step"])
+        self._newest = newest.step
+        return newest.step
 
-    def _world_size(self) -> int:
-        return dist.get_world_size() if dist.is_initialized() else 1
+    def _check(self, newest: Checkpoint) -> None:
+        """Refuse a checkpoint of another run than this; another number of workers is none."""
+        here, there = self.config.train.strategy, newest.state["strategy"]
+        if _FORM.get(here, here) != _FORM.get(there, there):
+            raise CheckpointError(
+                f"{newest.folder} was written by {there}, this run is {here}; continue as it was, or start a new run with "
+                "inputs.init_from."
+            )
+        if newest.state["plan"] != self.feed.plan_fingerprint:
+            raise CheckpointError(
+                f"{newest.folder} was written with another order of samples (data, seed or train.global_batch changed); "
+                "continue with the same values, or start a new run with inputs.init_from."
+            )
+        if newest.step > self.total_steps:
+            raise CheckpointError(
+                f"{newest.folder} has done {newest.step} steps, this run ends at {self.total_steps}; raise train.max_steps or "
+                "train.epochs, or choose another name=..."
+            )
+
+
+_FORM = {"local": "torch", "ddp": "torch"}
+"""Strategies that write the same files."""
 
 
 class Meter:
@@ -280,9 +346,9 @@ class Meter:
         """Return the means over all workers since the last call and start anew. Every rank must call it."""
         names = list(self._sums)
         means = torch.stack([self._sums[name].to(device) / self._counts[name] for name in names])
-        if dist.is_initialized() and dist.get_world_size() > 1:
+        if world_size() > 1:
             dist.all_reduce(means)
-            means /= dist.get_world_size()
+            means /= world_size()
         elapsed = max(time.perf_counter() - self._since, 1e-9)
         metrics = dict(zip(names, means.tolist(), strict=True))
         metrics |= self._facts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -12,16 +13,17 @@ from typing import Any, Literal
 import ray
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
 
 from momu_dist.config.load import config_from_dict, resolved_dict
 from momu_dist.config.schema import RunConfig
 from momu_dist.data.feed import FeedSpec, make_plan, validation_rows
 from momu_dist.data.ray_pipeline import READER_CPUS, step_dataset, worker_stream
 from momu_dist.data.record import table_rows
-from momu_dist.errors import ConfigError, TrainingError
-from momu_dist.train.checkpoint import CheckpointStore
+from momu_dist.errors import ConfigError, Stopped, TrainingError
+from momu_dist.train.checkpoint import CheckpointStore, Retention
 from momu_dist.train.folder import RunFolder
-from momu_dist.train.worker import run_worker
+from momu_dist.train.worker import Host, run_worker
 
 
 def run_on_ray(config: RunConfig, spec: FeedSpec, total_steps: int) -> None:
@@ -34,13 +36,14 @@ def run_on_ray(config: RunConfig, spec: FeedSpec, total_steps: int) -> None:
     folder = RunFolder(config)
     _check_room(config)
     use_gpu = train.device == "cuda"
-    store = CheckpointStore(folder.checkpoints, train.keep_last)
-    trainer = TorchTrainer(
+    store = CheckpointStore(folder.checkpoints, Retention(train.keep_last))
+    trainer = _Trainer(
+        config,
         _worker,
         train_loop_config={"config": resolved_dict(config), "spec": spec, "total_steps": total_steps},
         torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=train.workers,
+            num_workers=(train.min_workers, train.workers) if elastic(config) else train.workers,
             use_gpu=use_gpu,
             resources_per_worker={"CPU": train.worker_cpus, "GPU": int(use_gpu)},
         ),
@@ -50,7 +53,7 @@ def run_on_ray(config: RunConfig, spec: FeedSpec, total_steps: int) -> None:
             failure_config=ray.train.FailureConfig(max_failures=train.max_failures),
         ),
         # Evaluated again whenever the workers start: only the steps that remain are read.
-        datasets={"train": lambda: step_dataset(store.latest_step(), total_steps)},
+        datasets={"train": lambda: step_dataset(newest_step(store), total_steps)},
         dataset_config=PlannedIngest(spec),
     )
     try:
@@ -58,12 +61,15 @@ def run_on_ray(config: RunConfig, spec: FeedSpec, total_steps: int) -> None:
             trainer.fit()
     except ray.train.TrainingFailedError as error:
         _raise_failure(folder)
+        newest = store.newest()
         raise TrainingError(
             f"training of {config.name} was given up (train.max_failures {train.max_failures}); last cause: {_cause(error)}. "
-            f"Newest checkpoint: {store.latest() or 'none'}. Start it again with the same name to continue."
+            f"Newest checkpoint: {newest.folder if newest else 'none'}. Start it again with the same name to continue."
         ) from error
     _raise_failure(folder)
     finished = folder.finished() or {"steps": 0}
+    if finished["steps"] < total_steps and folder.stop_requested():
+        raise Stopped(f"stopped as asked after step {newest_step(store)} of {total_steps}")
     if finished["steps"] < total_steps:
         raise TrainingError(
             f"the workers of {config.name} ended without finishing; look into {folder.path / 'ray'}."
@@ -138,14 +144,79 @@ class PlannedIngest(ray.train.DataConfig):
         ]
 
 
+def elastic(config: RunConfig) -> bool:
+    """Whether the number of workers may change during the run."""
+    fewest = config.train.min_workers
+    return fewest is not None and fewest < config.train.workers
+
+
+def newest_step(store: CheckpointStore) -> int:
+    """Return the number of steps that the newest whole checkpoint has done; 0 where there is none."""
+    newest = store.newest()
+    return newest.step if newest else 0
+
+
+class _Trainer(TorchTrainer):
+    """Ray Train's trainer, which among the numbers of workers it may use takes one that can share the global batch."""
+
+    def __init__(self, config: RunConfig, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._config = config
+
+    def _initialize_and_run_controller(self, **parts: Any) -> Any:
+        if elastic(self._config):
+            parts["scaling_policy"] = _WholeShares(self.scaling_config, self._config)
+        return super()._initialize_and_run_controller(**parts)
+
+
+class _WholeShares(ElasticScalingPolicy):
+    def __init__(self, scaling: ray.train.ScalingConfig, config: RunConfig) -> None:
+        super().__init__(scaling)
+        self._config = config
+
+    def _count_possible_workers(self, reserved_resources: Any) -> int:
+        found = super()._count_possible_workers(reserved_resources)
+        usable = next((n for n in range(found, 0, -1) if self._config.train.fits(n)), 0)
+        if usable != found:
+            RunFolder(self._config).tell(
+                f"{found} workers cannot share the global batch of {self._config.train.global_batch}: {usable} are used"
+            )
+        return usable
+
+
 def _worker(arguments: dict[str, Any]) -> None:
     config = config_from_dict(arguments["config"], where="the driver's config")
     if RunFolder(config).failure() is not None:
         return  # an attempt before this one left a reason that will not go away; the driver tells it
+    host = Host(_Drain(config.train.log_every), ray.train.report, _restart)
     try:
-        run_worker(config, arguments["spec"], RayFeed, arguments["total_steps"])
-    except TrainingError:
-        return  # raised by all ranks together and left in the run folder: nothing to tear down or to try again
+        run_worker(config, arguments["spec"], RayFeed, arguments["total_steps"], host)
+    except (TrainingError, Stopped):
+        return  # raised by all ranks together, known to the driver: nothing to tear down or to try again
+
+
+class _Drain:
+    """Asks Ray whether a node of the run is being drained; answers yes once for each notice.
+
+    Ray's call is a barrier of all workers, so it is made every few steps only.
+    """
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+        self._known: object = None
+
+    def __call__(self, done: int) -> bool:
+        if done % self.every:
+            return False
+        info = ray.train.get_preemption_info()
+        new = info is not None and info != self._known
+        self._known = info
+        return new
+
+
+def _restart() -> None:
+    """End this worker without a word, as a crash would: Ray starts all of them again."""
+    os._exit(1)
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,12 +18,12 @@ from momu_dist.data.feed import FeedSpec, LocalFeed
 from momu_dist.data.latents import UnitRunner, in_process
 from momu_dist.data.manifest import Manifest
 from momu_dist.data.progress import progress
-from momu_dist.errors import ConfigError
+from momu_dist.errors import ConfigError, Stopped
 from momu_dist.inference.export import Export, find_export
 from momu_dist.tracking import auto_uri, check_uri, open_tracker, send_waiting
 from momu_dist.tracking.registry import resolve
 from momu_dist.train.build import build_task, feed_spec, open_run_latents, required_exports
-from momu_dist.train.checkpoint import CheckpointStore
+from momu_dist.train.checkpoint import CheckpointStore, Retention
 from momu_dist.train.dry_run import Size, run_size, warnings
 from momu_dist.train.folder import RunFolder, parse_metrics
 from momu_dist.train.worker import run_worker
@@ -35,7 +36,8 @@ def train(config: RunConfig) -> Path:
     MomuError is one sentence for the user.
     """
     check_uri(config.tracking.uri)
-    config = _absolute(resolved_inputs(config))
+    given = _absolute(resolved_inputs(config))
+    config = _with_usable_workers(given)
     folder = RunFolder(config)
     data = Manifest.load(config.data.root)
     exports = required_exports(config, data)
@@ -51,6 +53,8 @@ def train(config: RunConfig) -> Path:
         return folder.path
     with folder.alone():
         folder.open(config, origin)
+        for text in warnings(given, size):
+            tqdm.write(f"warning: {text}")
         _train(config, folder, data, exports, size)
     return folder.path
 
@@ -58,12 +62,11 @@ def train(config: RunConfig) -> Path:
 def _train(
     config: RunConfig, folder: RunFolder, data: Manifest, exports: dict[str, Export], size: Size
 ) -> None:
-    for text in warnings(config, size):
-        tqdm.write(f"warning: {text}")
-    store = CheckpointStore(folder.checkpoints, config.train.keep_last)
-    done = store.latest_step()
-    if done:
-        print(f"{config.name} goes on at step {done} of {size.total_steps} (checkpoint {store.latest()}).")
+    store = CheckpointStore(folder.checkpoints, Retention(config.train.keep_last), tqdm.write)
+    newest = store.newest()
+    done = newest.step if newest else 0
+    if newest:
+        print(f"{config.name} goes on at step {done} of {size.total_steps} (checkpoint {newest.folder}).")
     local = config.train.strategy == "local"
     if not local:
         config = _with_ray_device(config)
@@ -74,7 +77,10 @@ def _train(
     spec = feed_spec(config, data.root if latents is None else latents.root, task.columns)
     del task
     try:
-        with progress_bar(config.name, folder.metrics, size.total_steps, min(done, size.total_steps)):
+        with (
+            progress_bar(config.name, folder, size.total_steps, min(done, size.total_steps)),
+            stopping_on_signals(folder),
+        ):
             if local:
                 run_worker(config, spec, LocalFeed, size.total_steps)
             else:
@@ -82,11 +88,37 @@ def _train(
     except KeyboardInterrupt as error:
         if not local:
             _close_tracking(config, folder)
-        newest = store.latest()
-        raise KeyboardInterrupt(
-            f"interrupted: {config.name} has {f'its newest checkpoint at {newest}' if newest else 'no checkpoint yet'}; "
-            f"run the same command again to {'continue from there' if newest else 'start anew'}."
-        ) from error
+        raise KeyboardInterrupt(f"interrupted: {_how_to_go_on(config, store)}") from error
+    except Stopped as stop:
+        raise Stopped(f"{stop}: {_how_to_go_on(config, store)}") from stop
+
+
+def _how_to_go_on(config: RunConfig, store: CheckpointStore) -> str:
+    newest = store.newest()
+    return (
+        f"{config.name} has {f'its newest checkpoint at {newest.folder}' if newest else 'no checkpoint yet'}; run the same "
+        f"command again to {'continue from there' if newest else 'start anew'}."
+    )
+
+
+@contextmanager
+def stopping_on_signals(folder: RunFolder) -> Iterator[None]:
+    """Have SIGTERM and SIGUSR2 ask the workers to save and stop, as schedulers do before they take a machine away."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ask(number: int, _: object) -> None:
+        name = signal.Signals(number).name
+        folder.request_stop(name)
+        folder.tell(f"{name} received: the run saves and stops")
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGUSR2)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _close_tracking(config: RunConfig, folder: RunFolder) -> None:
@@ -104,6 +136,13 @@ def _run_on_ray(config: RunConfig, spec: FeedSpec, total_steps: int) -> None:
     from momu_dist.train.ray_trainer import run_on_ray
 
     run_on_ray(config, spec, total_steps)
+
+
+def _with_usable_workers(config: RunConfig) -> RunConfig:
+    train = config.train
+    usable = train.usable(train.workers)
+    fewest = None if train.min_workers is None else min(train.min_workers, usable)
+    return replace(config, train=replace(train, workers=usable, min_workers=fewest))
 
 
 def _with_ray_device(config: RunConfig) -> RunConfig:
@@ -167,10 +206,10 @@ def _absolute_sqlite(uri: str) -> str:
 
 
 @contextmanager
-def progress_bar(name: str, metrics: Path, total_steps: int, done: int = 0) -> Iterator[None]:
-    """Show the run's progress by following its metrics file, wherever the workers are."""
+def progress_bar(name: str, folder: RunFolder, total_steps: int, done: int = 0) -> Iterator[None]:
+    """Show the run's progress and what it tells by following files of its folder, wherever the workers are."""
     stop = threading.Event()
-    thread = threading.Thread(target=_follow, args=(name, metrics, total_steps, done, stop), daemon=True)
+    thread = threading.Thread(target=_follow, args=(name, folder, total_steps, done, stop), daemon=True)
     thread.start()
     try:
         yield
@@ -179,22 +218,38 @@ def progress_bar(name: str, metrics: Path, total_steps: int, done: int = 0) -> I
         thread.join()
 
 
-def _follow(name: str, metrics: Path, total_steps: int, done: int, stop: threading.Event) -> None:
-    position = metrics.stat().st_size if metrics.is_file() else 0
+def _follow(name: str, folder: RunFolder, total_steps: int, done: int, stop: threading.Event) -> None:
+    metrics, events = NewLines(folder.metrics), NewLines(folder.events)
     with progress(total_steps, name, "step", initial=done) as bar:
         while True:
             last_round = stop.wait(0.5)
-            if metrics.is_file():
-                position = min(position, metrics.stat().st_size)  # a restart drops what it will do again
-                with metrics.open("rb") as file:
-                    file.seek(position)
-                    text = file.read()
-                whole = text[: text.rfind(b"\n") + 1]
-                position += len(whole)
-                for entry in parse_metrics(whole.decode(errors="replace")):
-                    _show(bar, entry)
+            for entry in parse_metrics(metrics.read()):
+                _show(bar, entry)
+            for line in events.read().splitlines():
+                tqdm.write(f"{name}: {line}")
             if last_round:
                 return
+
+
+class NewLines:
+    """The whole lines that were added to a file since the last look, or since this was made."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._position = path.stat().st_size if path.is_file() else 0
+
+    def read(self) -> str:
+        if not self.path.is_file():
+            return ""
+        self._position = min(
+            self._position, self.path.stat().st_size
+        )  # a restart drops what it will do again
+        with self.path.open("rb") as file:
+            file.seek(self._position)
+            text = file.read()
+        whole = text[: text.rfind(b"\n") + 1]
+        self._position += len(whole)
+        return whole.decode(errors="replace")
 
 
 def _show(bar: tqdm, entry: dict[str, Any]) -> None:

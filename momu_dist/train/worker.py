@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from momu_dist.config.load import resolved_dict
@@ -19,44 +20,66 @@ from momu_dist.core.tasks.base import Task
 from momu_dist.data.feed import FeedSpec
 from momu_dist.data.latents import LatentManifest
 from momu_dist.data.manifest import Manifest
-from momu_dist.errors import MomuError
+from momu_dist.errors import MomuError, Stopped
 from momu_dist.inference.export import find_export
 from momu_dist.tracking import Tracker, open_tracker
 from momu_dist.train.build import build_task, export_facts, pick_device, required_exports
-from momu_dist.train.checkpoint import CheckpointStore
+from momu_dist.train.checkpoint import CheckpointStore, Retention
+from momu_dist.train.collective import rank, world_size
 from momu_dist.train.engine import DdpEngine, Engine, EngineOptions, LocalEngine
 from momu_dist.train.exports import Exports, register_best
 from momu_dist.train.folder import RunFolder, writing_to
-from momu_dist.train.loop import Feed, Hooks, Trainer, Weights
+from momu_dist.train.loop import Feed, Hooks, Trainer, Weights, Wish
 from momu_dist.train.preview import write_preview
+from momu_dist.train.watch import Watch
 
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Host:
+    """What a worker runs in, besides its data; the default is a process of its own."""
+
+    drained: Callable[[int], bool] = lambda done: False
+    """Called on every rank after so many steps: whether a machine of the run has been told that it will be taken away."""
+    reported: Callable[[dict[str, Any]], None] = lambda facts: None
+    """Called on every rank with the step and the folder of a checkpoint that is on its way."""
+    restart: Callable[[], None] | None = None
+    """Ends this worker so that all are started again; None where nobody would."""
+
+
 def run_worker(
-    config: RunConfig, spec: FeedSpec, make_feed: Callable[[FeedSpec], Feed], total_steps: int
+    config: RunConfig,
+    spec: FeedSpec,
+    make_feed: Callable[[FeedSpec], Feed],
+    total_steps: int,
+    host: Host = Host(),
 ) -> None:
-    """Train `config` on this process as its rank. A MomuError of any rank is left in the run folder before it is raised."""
-    rank = dist.get_rank() if dist.is_initialized() else 0
+    """Train `config` on this process as its rank. A MomuError of any rank is left in the run folder before it is raised.
+
+    Stopped, which is no failure, is only raised.
+    """
     folder = RunFolder(config)
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
     try:
         tracker = open_tracker(
-            config.tracking.uri if rank == 0 else "none", config.tracking.experiment, folder.path
+            config.tracking.uri if rank() == 0 else "none", config.tracking.experiment, folder.path
         )
         run_id = tracker.start(
             config.name, resolved_dict(config), {"stage": config.stage}, folder.tracking_id()
         )
-        if rank == 0:
+        if rank() == 0:
             folder.keep_tracking_id(run_id)
         try:
             with writing_to(folder.path):
-                _train(config, spec, make_feed, total_steps, folder, tracker, rank)
+                _train(config, spec, make_feed, total_steps, folder, tracker, host)
         except BaseException as error:
-            tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt | Stopped) else "FAILED")
             raise
         tracker.finish()
+    except Stopped:
+        raise
     except MomuError as error:
         folder.fail(str(error))
         raise
@@ -64,7 +87,7 @@ def run_worker(
 
 def _train(
     config: RunConfig, spec: FeedSpec, make_feed: Callable[[FeedSpec], Feed], total_steps: int,
-    folder: RunFolder, tracker: Tracker, rank: int,
+    folder: RunFolder, tracker: Tracker, host: Host,
 ) -> None:  # fmt: skip
     began = time.time()
     device = pick_device(config)
@@ -77,10 +100,19 @@ def _train(
     feed = make_feed(spec)
     facts = export_facts(config, data, exports, latents)
     vaes = {name: export.folder for name, export in exports.items()} if latents is not None else {}
+    written = Exports(folder, config, facts, vaes, total_steps)
+    retention = Retention(config.train.keep_last, config.train.keep_best)
+    store = CheckpointStore(folder.checkpoints, retention, folder.tell)
 
     def log(step: int, metrics: dict[str, float]) -> None:
         folder.append_metrics(step, metrics)
         tracker.metrics(step, metrics)
+
+    def resumed(step: int) -> None:
+        written.restore()
+        folder.rewind_metrics(step)
+        if step:
+            folder.tell(f"goes on at step {step} with {world_size()} workers")
 
     def sample(step: int, weights: Weights) -> None:
         target = folder.samples / f"step-{step:09d}"
@@ -93,15 +125,29 @@ def _train(
         for path in paths:
             tracker.artifact(path, f"samples/step-{step:09d}")
 
-    store = CheckpointStore(folder.checkpoints, config.train.keep_last)
-    written = Exports(folder, config, facts, vaes, total_steps)
-    hooks = Hooks(log, written.write, sample)
-    if rank == 0:
-        written.restore()
-        folder.rewind_metrics(store.latest_step())
-    trainer = Trainer(config, task, feed, engines, store, hooks, total_steps, device)
-    trainer.run()
-    if rank == 0:
+    def wish(done: int) -> Wish:
+        drained = host.drained(done)  # asked on every rank, or on none
+        if rank() == 0 and folder.stop_requested():
+            return Wish.STOP
+        return Wish.SAVE if drained else Wish.GO_ON
+
+    def reported(step: int) -> None:
+        host.reported({"step": step, "checkpoint": str(store.path_of(step))})
+
+    with Watch(folder.stalls, rank(), world_size(), config.train.stall_s, folder.tell, host.restart) as watch:
+        hooks = Hooks(
+            log=log,
+            resumed=resumed,
+            judge=written.judge,
+            export=written.write,
+            committed=written.committed,
+            sample=sample,
+            wish=wish,
+            reached=watch.reached,
+            reported=reported,
+        )
+        Trainer(config, task, feed, engines, store, hooks, total_steps, device).run()
+    if rank() == 0:
         if config.tracking.uri != "none":
             register_best(config, folder, tracker)
         folder.finish(
@@ -115,9 +161,8 @@ def build_engines(config: RunConfig, task: Task, device: torch.device) -> dict[s
     First weights are drawn from the run's seed alone, the same on every worker, or read from `inputs.init_from`.
     """
     train = config.train
-    share = train.global_batch // train.workers
-    micro = train.micro_batch or share
-    options = EngineOptions(config.optim, micro, share // micro, train.precision == "bf16")
+    accumulation = train.global_batch // (world_size() * train.micro)
+    options = EngineOptions(config.optim, train.micro, accumulation, train.precision == "bf16")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(config.seed, "weights"))
         networks = task.networks()

@@ -99,13 +99,12 @@ def test_local_feed_starts_where_it_is_told(prepared: Manifest) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 5])
 def test_every_worker_gets_as_many_validation_clips(prepared: Manifest, workers: int) -> None:
+    alone = [row["clip_id"] for row in validation_rows(spec_of(prepared), 0, 1)]
     parts = [validation_rows(spec_of(prepared), rank, workers) for rank in range(workers)]
-    assert len({len(part) for part in parts}) == 1 and parts[0]
-    ids = [row["clip_id"] for part in parts for row in part]
-    known = clip_ids(prepared, "val")
-    assert set(ids) <= set(known)
-    if workers <= len(known):
-        assert len(set(ids)) == len(ids) > len(known) - workers
+    assert len({len(part) for part in parts}) == 1
+    counted = [row["clip_id"] for part in parts for row in part if not row["repeated"]]
+    assert sorted(counted) == sorted(alone) and len(set(alone)) == len(alone) == 3
+    assert set(alone) <= set(clip_ids(prepared, "val"))
 
 
 def test_validation_is_the_same_each_time_and_bounded(prepared: Manifest) -> None:

@@ -35,9 +35,8 @@ def test_goes_on_from_its_state() -> None:
     first = Ema({"w": torch.zeros(2)}, 0.99)
     for _ in range(3):
         first.update({"w": torch.ones(2)})
-    state = {"updates": first.updates, "shadow": {"w": first.state_dict()["shadow"]["w"].clone()}}  # type: ignore[index]
     second = Ema({"w": torch.full((2,), 7.0)}, 0.99)
-    second.load_state_dict(state)
+    second.restore({"w": first.shadow["w"].clone(), "a buffer": torch.ones(1)}, first.updates)
     for ema in (first, second):
         ema.update({"w": torch.full((2,), 5.0)})
     assert torch.equal(first.shadow["w"], second.shadow["w"]) and second.updates == 4

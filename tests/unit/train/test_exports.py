@@ -17,6 +17,7 @@ from momu_dist.errors import CheckpointError
 from momu_dist.inference.export import find_export, folder_sha256
 from momu_dist.inference.models import load_vae
 from momu_dist.tracking.null_tracker import NullTracker
+from momu_dist.train.checkpoint import Checkpoint
 from momu_dist.train.exports import Exports, register_best
 from momu_dist.train.folder import RunFolder
 
@@ -58,8 +59,12 @@ def exports(folder: RunFolder, config: RunConfig, total_steps: int = 0) -> Expor
 
 
 def write(to: Exports, step: int, value: float | None) -> None:
+    """As the loop does at a checkpoint."""
     validated = {} if value is None else {"val/rec": value, "val/kl": -step}
-    to.write(step, weights(to.config, step), validated)
+    checkpoint = to.folder.checkpoints / f"step-{step}"
+    checkpoint.mkdir(parents=True, exist_ok=True)
+    to.write(step, weights(to.config, step), validated, checkpoint)
+    to.committed(Checkpoint(checkpoint, {"step": step, "validation": to.judge(step, validated)}))
 
 
 def step_of(path: Path) -> int:
@@ -76,7 +81,11 @@ def test_the_best_is_the_lowest_validation_value_and_the_export_is_the_last(
     assert find_export(folder.best).facts["validation"] == 0.2
     kept, written = load_vae(find_export(folder.best)).state_dict(), weights(config, 2)
     assert all(torch.equal(kept[name], value) for name, value in written.items())
-    assert sorted(path.name for path in folder.path.glob("*") if path.is_dir()) == ["best", "export"]
+    assert sorted(path.name for path in folder.path.glob("*") if path.is_dir()) == [
+        "best",
+        "checkpoints",
+        "export",
+    ]
 
 
 def test_nothing_from_before_the_gan_is_the_best(folder: RunFolder, config: RunConfig) -> None:

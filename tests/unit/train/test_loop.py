@@ -19,10 +19,12 @@ from momu_dist.core.tasks.base import Task
 from momu_dist.data.feed import LocalFeed
 from momu_dist.data.latents import in_process
 from momu_dist.data.manifest import Manifest
-from momu_dist.errors import CheckpointError, TrainingError
+from momu_dist.errors import CheckpointError, Stopped, TrainingError
 from momu_dist.train.build import build_task, feed_spec, open_run_latents, required_exports
-from momu_dist.train.checkpoint import CheckpointStore
-from momu_dist.train.loop import Hooks, Trainer
+from momu_dist.train.checkpoint import CheckpointStore, Retention
+from momu_dist.train.exports import Exports
+from momu_dist.train.folder import RunFolder
+from momu_dist.train.loop import Hooks, Trainer, Wish
 from momu_dist.train.worker import build_engines
 
 TOTAL = 6
@@ -60,6 +62,11 @@ class Session:
     logged: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     exported: list[tuple[int, dict[str, Tensor]]] = field(default_factory=list)
     sampled: list[int] = field(default_factory=list)
+    wishes: dict[int, Wish] = field(default_factory=dict)
+
+    def newest_step(self) -> int:
+        newest = self.store.newest()
+        return 0 if newest is None else newest.step
 
     def state(self) -> dict[str, Tensor]:
         """Every number that training has changed: weights, buffers, optimisers' moments, averages."""
@@ -96,12 +103,24 @@ def session(
         root = prepared.root if latents is None else latents.root
         feed = Feed(feed_spec(config, root, task.columns))
         device = torch.device("cpu")
-        store = CheckpointStore(tmp_path / folder, config.train.keep_last)
+        store = CheckpointStore(tmp_path / folder, Retention(config.train.keep_last))
         made: list[Session] = []
+        written = Exports(RunFolder(config), config, {"feature_fingerprint": "f"}, {}, total)
+
+        def write(step: int, weights: dict[str, Tensor], validated: dict[str, float], to: Path) -> None:
+            made[0].exported.append((step, weights))
+            written.write(step, weights, validated, to)
+
         hooks = Hooks(
-            lambda step, metrics: made[0].logged.append((step, metrics)),
-            lambda step, weights, _: made[0].exported.append((step, weights)),
-            lambda step, weights: made[0].sampled.append(step),
+            log=lambda step, metrics: made[0].logged.append((step, metrics)),
+            resumed=lambda step: None,
+            judge=lambda step, validated: None,
+            export=write,
+            committed=lambda checkpoint: None,
+            sample=lambda step, weights: made[0].sampled.append(step),
+            wish=lambda done: made[0].wishes.get(done, Wish.GO_ON),
+            reached=lambda step, place: None,
+            reported=lambda step: None,
         )
         engines = build_engines(config, task, device)
         made.append(
@@ -134,11 +153,11 @@ def test_resuming_is_bitwise_the_unbroken_run(session: Any, stage: str, more: tu
     broken.feed.break_before = 5  # one step after the newest checkpoint is lost
     with pytest.raises(Broken):
         broken.trainer.run()
-    assert broken.store.latest_step() == 4
+    assert broken.newest_step() == 4
     again = session(stage, "broken", more)
     again.trainer.run()
     assert_same(again.state(), unbroken.state())
-    assert again.store.latest_step() == TOTAL
+    assert again.newest_step() == TOTAL
     for (step, mine), (other_step, theirs) in zip(again.exported, unbroken.exported[-2:], strict=True):
         assert step == other_step
         assert_same(mine, theirs)
@@ -235,7 +254,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(session: Any, bad: floa
     sentence = str(caught.value)
     assert "step 4" in sentence and len(set(spoilt)) == len(spoilt) == 4
     assert all(clip in sentence for clip in spoilt)
-    assert run.store.latest_step() == 4 and str(run.store.latest()) in sentence
+    assert run.newest_step() == 4 and str(run.store.path_of(4)) in sentence
     assert_same(run.state(), good.state())  # as after the last good step
     restarted = session("music_vae", "bad", more)
     restarted.trainer.run()
@@ -283,9 +302,9 @@ def test_another_order_of_samples_is_not_continued(session: Any, more: tuple[str
 def test_another_strategy_is_not_continued(session: Any) -> None:
     session("music_vae", total=2).trainer.run()
     run = session("music_vae")
-    train = replace(run.trainer.config.train, strategy="ddp")
+    train = replace(run.trainer.config.train, strategy="zero1")
     run.trainer.config = replace(run.trainer.config, train=train)
-    with pytest.raises(CheckpointError, match="local with 1 workers, this run is ddp"):
+    with pytest.raises(CheckpointError, match="was written by local, this run is zero1"):
         run.trainer.run()
 
 
@@ -302,3 +321,64 @@ def test_each_samples_seed_is_of_run_epoch_and_clip(session: Any, monkeypatch: p
     run.trainer.run()
     assert all(seed == seed_of(5, epoch, clip) for seed, (epoch, clip) in seen.items())
     assert len({epoch for epoch, _ in seen.values()}) > 1
+
+
+@pytest.mark.parametrize(("wish", "saved"), [(Wish.SAVE, [3, 6]), (Wish.STOP, [3])])
+def test_a_wish_is_obeyed_after_the_step_and_changes_nothing_else(
+    session: Any, wish: Wish, saved: list[int]
+) -> None:
+    unbroken = session("dit_m2a", "unbroken", ("train.checkpoint_every=10",))
+    unbroken.trainer.run()
+    asked = session("dit_m2a", "asked", ("train.checkpoint_every=10",))
+    asked.wishes[3] = wish
+    if wish == Wish.STOP:
+        with pytest.raises(Stopped, match="stopped as asked after step 3 of 6"):
+            asked.trainer.run()
+    else:
+        asked.trainer.run()
+    assert [step for step, _ in asked.exported] == saved
+    assert asked.newest_step() == saved[-1]
+    if wish == Wish.STOP:
+        asked = session("dit_m2a", "asked")
+        asked.trainer.run()
+    assert_same(asked.state(), unbroken.state())
+
+
+def test_a_wish_before_the_first_step_stops_at_once(session: Any) -> None:
+    run = session("music_vae")
+    run.wishes[0] = Wish.STOP
+    with pytest.raises(Stopped):
+        run.trainer.run()
+    assert run.newest_step() == 0 and not run.exported
+
+
+def test_a_torn_checkpoint_costs_the_steps_since_the_one_before(session: Any) -> None:
+    unbroken = session("music_vae", "unbroken")
+    unbroken.trainer.run()
+    broken = session("music_vae", "broken", ("train.checkpoint_every=2",))
+    broken.feed.break_before = 5
+    with pytest.raises(Broken):
+        broken.trainer.run()
+    weights = broken.store.path_of(4) / "vae.pt"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    again = session("music_vae", "broken")
+    again.trainer.run()
+    assert min(step for step, _ in again.logged) == 3
+    assert_same(again.state(), unbroken.state())
+
+
+def test_a_full_disk_is_told_at_the_next_step_and_the_checkpoint_before_stays(
+    session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = session("music_vae")
+    write = run.trainer.hooks.export
+
+    def full(step: int, weights: Any, validated: Any, to: Path) -> None:
+        if step == 3:
+            raise OSError(28, "No space left on device")
+        write(step, weights, validated, to)
+
+    run.trainer.hooks = replace(run.trainer.hooks, export=full)
+    with pytest.raises(OSError, match="No space left"):
+        run.trainer.run()
+    assert run.newest_step() == 2
