@@ -79,6 +79,7 @@ class TrainConfig(Checked):
     checkpoint_every: Interval = 500
     keep_last: Interval = 2  # checkpoints
     keep_best: Annotated[int, Range(0)] = 1  # checkpoints with the lowest validation values, besides
+    record_samples: bool = False  # keep which samples each step saw, in samples-seen/ of the run folder
     max_failures: int = 3
     stall_s: Annotated[float, Range(0, above=True)] = (
         1800.0  # without a sign of progress for so long, the workers are restarted (DERIVED)

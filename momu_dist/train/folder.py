@@ -46,6 +46,7 @@ class RunFolder:
         self._stop = self.path / "stop"
         self.events = self.path / "events.log"
         self.stalls = self.path / "stalls"
+        self.samples_seen = self.path / "samples-seen"
 
     def check(self, config: RunConfig, origin: Mapping[str, str]) -> None:
         """Refuse a run of the same name with other settings, data or input weights (ConfigError).

@@ -31,6 +31,7 @@ from momu_dist.train.exports import Exports, register_best
 from momu_dist.train.folder import RunFolder, writing_to
 from momu_dist.train.loop import Feed, Hooks, Trainer, Weights, Wish
 from momu_dist.train.preview import write_preview
+from momu_dist.train.seen import RecordedFeed
 from momu_dist.train.watch import Watch
 
 logger = logging.getLogger(__name__)
@@ -98,6 +99,8 @@ def _train(
     task.to(device)
     engines = build_engines(config, task, device)
     feed = make_feed(spec)
+    if config.train.record_samples:
+        feed = RecordedFeed(feed, folder.samples_seen, rank(), world_size())
     facts = export_facts(config, data, exports, latents)
     vaes = {name: export.folder for name, export in exports.items()} if latents is not None else {}
     written = Exports(folder, config, facts, vaes, total_steps)
