@@ -176,12 +176,12 @@ class Drill:
             rng.choice(before).kill()
             self.wait_for(lambda: set(training_processes(self.pid)).isdisjoint(before), "new workers")
             return Kill(what, step, logged)
-        below = psutil.Process(self.pid).children(recursive=True)
+        workers = training_processes(self.pid)
         os.kill(self.pid, signal.SIGKILL)
         assert self.process is not None
         self.process.wait()
-        _, alive = psutil.wait_procs(below, timeout=60)
-        assert not alive, f"left after the driver: {alive}"
+        _, alive = psutil.wait_procs(workers, timeout=60)
+        assert not alive, f"still training after the driver's death: {alive}"
         self.start()
         return Kill(what, step, logged)
 
