@@ -1,4 +1,4 @@
-"""Ray Train runs the workers, Ray Data feeds them. The only file that imports ray.train."""
+"""Ray Train runs the workers, Ray Data feeds them. Only this file and ray_ingest import ray.train."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from momu_dist.config.load import config_from_dict, resolved_dict
 from momu_dist.config.schema import RunConfig
 from momu_dist.data.feed import FeedSpec, make_plan, validation_rows
-from momu_dist.data.ray_pipeline import READER_CPUS, step_dataset, worker_stream
+from momu_dist.data.ray_pipeline import READER_CPUS, step_dataset
 from momu_dist.data.record import table_rows
 from momu_dist.errors import ConfigError, TrainingError
 from momu_dist.train.checkpoint import CheckpointStore
 from momu_dist.train.folder import RunFolder
+from momu_dist.train.ray_ingest import PlannedIngest
 from momu_dist.train.worker import run_worker
 
 
@@ -119,23 +120,6 @@ def _check_room(config: RunConfig) -> None:
             f"Ray has {found:g} CPUs, {train.workers} workers with {train.worker_cpus:g} CPUs each and their readers need "
             f"{needed:g}; start Ray with more --num-cpus (they are logical), or lower train.workers or train.worker_cpus."
         )
-
-
-class PlannedIngest(ray.train.DataConfig):
-    """Gives every worker exactly its rows of every step, whatever the number of workers."""
-
-    def __init__(self, spec: FeedSpec) -> None:
-        super().__init__()
-        self.spec = spec
-
-    def configure(
-        self, datasets: dict[str, Any], world_size: int, *_: object, **__: object
-    ) -> list[dict[str, Any]]:
-        """Return one iterator a worker."""
-        return [
-            {"train": worker_stream(datasets["train"], self.spec, rank, world_size)}
-            for rank in range(world_size)
-        ]
 
 
 def _worker(arguments: dict[str, Any]) -> None:
