@@ -2,18 +2,43 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+from unittest import mock
 
-import deepspeed
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from momu_dist.errors import CheckpointError
 from momu_dist.train.engine import EngineOptions
+
+
+def _import_deepspeed() -> ModuleType:
+    """Return deepspeed without what it would load, or compile, for parts that are not used here.
+
+    Its autotuner imports MLflow (1.7 s of a processor in every worker); its Muon optimiser, imported to be compared
+    with ours, asks for torch's compiler (0.7 s); and on CPUs it compiles a shared-memory all-reduce for inference
+    (once a minute of two cores and a need for g++ and ninja; then 1 s to load). Measured with 0.19.8; a version that
+    is laid out otherwise only loads more.
+    """
+    tuner = ModuleType("deepspeed.autotuning.autotuner")
+    vars(tuner)["Autotuner"] = None
+    sys.modules.setdefault(tuner.__name__, tuner)
+    import deepspeed
+    import deepspeed.ops
+
+    deepspeed.ops.__compatible_ops__ = {}  # of ready-made operators: none is asked for but that all-reduce
+    with mock.patch("torch.compile", lambda model=None, **_: model or (lambda function: function)):
+        import deepspeed.runtime.zero.muon.muon_optimizer
+    return deepspeed
+
+
+deepspeed: Any = _import_deepspeed()
 
 
 def deepspeed_config(options: EngineOptions, stage: int) -> dict[str, Any]:
