@@ -92,7 +92,8 @@ class Trainer:
             validated = self._validate(done) if due else {}
             if done % train.checkpoint_every == 0 or last:
                 self._save(done, validated)
-            if last or (train.sample_every is not None and done % train.sample_every == 0):
+            asked = train.sample_every is not None and done % train.sample_every == 0
+            if train.previews and (last or asked):
                 self._sample(done)
             waiting = time.perf_counter()
         assert done == self.total_steps, f"the data ended at step {done} of {self.total_steps}"

@@ -28,7 +28,6 @@ from momu_dist.train.engine import DdpEngine, Engine, EngineOptions, LocalEngine
 from momu_dist.train.exports import Exports, register_best
 from momu_dist.train.folder import RunFolder, writing_to
 from momu_dist.train.loop import Feed, Hooks, Trainer, Weights
-from momu_dist.train.preview import write_preview
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +82,9 @@ def _train(
         tracker.metrics(step, metrics)
 
     def sample(step: int, weights: Weights) -> None:
+        # Imported here: only the first worker makes previews, and what draws and plays them takes seconds to import.
+        from momu_dist.train.preview import write_preview
+
         target = folder.samples / f"step-{step:09d}"
         try:
             paths = write_preview(config, weights, facts, exports, target, device)

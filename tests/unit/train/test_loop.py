@@ -195,6 +195,12 @@ def test_logs_exports_and_samples_come_when_they_should(session: Any) -> None:
     assert all(rate == 1e-3 or rate < 1e-3 for rate in run.values("lr").values())
 
 
+def test_a_run_without_previews_samples_at_no_step(session: Any) -> None:
+    run = session("music_vae", more=("train.sample_every=2", "train.previews=false"))
+    run.trainer.run()
+    assert run.exported and not run.sampled
+
+
 def test_exports_are_the_averaged_weights(session: Any) -> None:
     run = session("music_vae")
     run.trainer.run()
