@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -141,15 +142,17 @@ class RayFeed:
     def __post_init__(self) -> None:
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
+        share = self.spec.global_batch // self.world_size
+        shard = ray.train.get_dataset_shard("train")
+        # Begun here, before there is a network: the reader is a process of its own and takes seconds to start.
+        self._tables = begun(shard.iter_batches(batch_size=share, batch_format="pyarrow", prefetch_batches=2))
         self.plan_fingerprint = make_plan(self.spec).fingerprint()
 
     def steps(self, first: int, total: int) -> Iterator[Sequence[dict[str, Any]]]:
         if first >= total:
             return
-        share = self.spec.global_batch // self.world_size
-        shard = ray.train.get_dataset_shard("train")
         step = first
-        for table in shard.iter_batches(batch_size=share, batch_format="pyarrow", prefetch_batches=2):
+        for table in self._tables:
             rows = table_rows(table)
             assert rows[0]["step"] == step, f"Ray Data gave step {rows[0]['step']}, expected step {step}"
             yield rows
@@ -157,6 +160,28 @@ class RayFeed:
 
     def validation(self) -> Sequence[dict[str, Any]]:
         return validation_rows(self.spec, self.rank, self.world_size)
+
+
+def begun(stream: Iterable[Any]) -> Iterator[Any]:
+    """Return the items of `stream`, of which the first is fetched from now on, in a thread."""
+    items, nothing = iter(stream), object()
+    first = Future[Any]()
+
+    def fetch() -> None:
+        try:
+            first.set_result(next(items, nothing))
+        except BaseException as error:
+            first.set_exception(error)
+
+    # A daemon: a process that is told to end does not wait for a reader.
+    threading.Thread(target=fetch, name="first batch", daemon=True).start()
+
+    def all_items() -> Iterator[Any]:
+        if first.result() is not nothing:
+            yield first.result()
+            yield from items
+
+    return all_items()
 
 
 def _cause(error: Exception) -> str:

@@ -67,13 +67,13 @@ def _train(
 ) -> None:  # fmt: skip
     began = time.time()
     device = pick_device(config)
+    feed = make_feed(spec)
     data = Manifest.load(config.data.root)
     exports = required_exports(config, data)
     latents = LatentManifest.load(spec.root) if STAGES[config.stage].reads == "latents" else None
     task = build_task(config, latents, data, exports)
     task.to(device)
     engines = build_engines(config, task, device)
-    feed = make_feed(spec)
     facts = export_facts(config, data, exports, latents)
     vaes = {name: export.folder for name, export in exports.items()} if latents is not None else {}
 
