@@ -76,6 +76,7 @@ class TrainConfig(Checked):
     log_every: Interval = 10
     validate_every: Interval = 500
     sample_every: Interval | None = None  # None: only at the end
+    previews: bool = True  # False: no samples at all, not even at the end
     checkpoint_every: Interval = 500
     keep_last: Interval = 2  # checkpoints
     keep_best: Annotated[int, Range(0)] = 1  # checkpoints with the lowest validation values, besides

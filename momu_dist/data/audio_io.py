@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import av
-import librosa
 import numpy as np
 import soundfile
 from numpy.typing import ArrayLike, NDArray
@@ -46,6 +45,8 @@ def read_audio(
             f"{name} holds samples that are not finite, expected numbers; export it again or leave it out."
         )
     if rate != sample_rate:
+        import librosa  # here, because all that writes or reads shards imports this module
+
         wav = librosa.resample(wav, orig_sr=rate, target_sr=sample_rate, res_type="soxr_hq")
     return np.ascontiguousarray(wav, dtype=np.float32)
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
+import pyarrow as pa
 import ray
 import ray.data
-import torch
+from ray.data.block import BlockMetadata
+from ray.data.datasource import ReadTask
 
 from momu_dist.data.feed import FeedSpec, PlanReader
 from momu_dist.errors import DataError
@@ -39,6 +42,9 @@ def map_units(
         )
 
     def one(item: dict[str, Any]) -> dict[str, Any]:
+        # Imported here: the readers of a training import this module too and need no torch.
+        import torch
+
         # Ray lets a task start a thread for each of its logical CPUs; of those an own session counts more than there are.
         torch.set_num_threads(1)
         return {"result": json.dumps(fn(json.loads(item["unit"])))}
@@ -67,12 +73,41 @@ READER_CPUS = 0.5
 STEPS_PER_BLOCK = 8
 
 
+class Steps(ray.data.Datasource):
+    """The numbers of the steps first .. total - 1 as column `id`, at least one, STEPS_PER_BLOCK to a block.
+
+    What ray.data.range gives, but for the CPUs: its read tasks ask for a whole one, so Ray Data cannot run them inside
+    the readers and starts one more process for them.
+    """
+
+    def __init__(self, first: int, total: int) -> None:
+        self.first = first
+        self.total = max(first + 1, total)
+
+    def estimate_inmemory_data_size(self) -> int:
+        return 8 * (self.total - self.first)
+
+    def get_read_tasks(self, parallelism: int, *_: object, **__: object) -> list[ReadTask]:
+        """Return a task a block; of how many Ray would like, nothing depends on it."""
+        tasks = []
+        for begin in range(self.first, self.total, STEPS_PER_BLOCK):
+            ids = list(range(begin, min(begin + STEPS_PER_BLOCK, self.total)))
+            metadata = BlockMetadata(
+                num_rows=len(ids), size_bytes=8 * len(ids), input_files=None, exec_stats=None
+            )
+            tasks.append(ReadTask(partial(_block, ids), metadata, pa.schema({"id": pa.int64()})))
+        return tasks
+
+
+def _block(ids: list[int]) -> list[pa.Table]:
+    return [pa.table({"id": pa.array(ids, pa.int64())})]
+
+
 def step_dataset(first: int, total: int) -> ray.data.Dataset:
     """Return the numbers of the steps that remain, as a dataset: `worker_stream` turns them into samples."""
     _be_quiet()
-    remaining = max(1, total - first)
-    steps = ray.data.range(remaining, override_num_blocks=-(-remaining // STEPS_PER_BLOCK))
-    return steps.map_batches(lambda block: {"id": block["id"] + first}, batch_size=None, num_cpus=READER_CPUS)
+    blocks = -(-max(1, total - first) // STEPS_PER_BLOCK)
+    return ray.data.read_datasource(Steps(first, total), override_num_blocks=blocks, num_cpus=READER_CPUS)
 
 
 def worker_stream(

@@ -6,7 +6,6 @@ two VAEs it was trained with (`music_vae/`, `motion_vae/`), so that one folder i
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -25,6 +24,7 @@ from momu_dist.config.load import config_from_dict
 from momu_dist.config.schema import RunConfig
 from momu_dist.core.latents import LatentScale
 from momu_dist.core.motion.normalise import MotionStats
+from momu_dist.data.hashes import file_sha256
 from momu_dist.data.latents import MODALITIES
 from momu_dist.errors import CheckpointError, DataError
 
@@ -224,25 +224,6 @@ def exports_under(path: str | Path) -> list[Export]:
         find_export(child) for child in sorted(root.iterdir()) if (child / "export" / "model.json").is_file()
     ]
     return found or [find_export(root)]
-
-
-def file_sha256(path: Path) -> str:
-    """Return the hex SHA-256 of a file; a missing one is a CheckpointError."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
-
-
-def folder_sha256(folder: Path) -> str:
-    """Return the hex SHA-256 of the names and contents of all files under `folder`."""
-    lines = [
-        f"{file_sha256(path)}  {path.relative_to(folder).as_posix()}"
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    ]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def source_commit() -> str:

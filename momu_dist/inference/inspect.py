@@ -14,9 +14,10 @@ from momu_dist.core.audio.mel import MEL_RATE_HZ
 from momu_dist.core.motion.kinematics import kinematic_beats
 from momu_dist.core.motion.skeleton import JOINT_NAMES, LIMBS
 from momu_dist.data.clips import first_clips
+from momu_dist.data.hashes import file_sha256
 from momu_dist.data.manifest import MANIFEST, NOTES, REJECTED, SPLITS, Manifest
 from momu_dist.errors import DataError
-from momu_dist.inference.export import Export, exports_under, file_sha256, find_export
+from momu_dist.inference.export import Export, exports_under, find_export
 from momu_dist.inference.sheet import draw_sheet
 from momu_dist.inference.writing import whole
 

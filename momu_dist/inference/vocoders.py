@@ -21,8 +21,9 @@ from torch import Tensor
 from momu_dist.core.audio.mel import HOP, N_FFT, N_MELS, SAMPLE_RATE
 from momu_dist.core.audio.vocoder import check_mel
 from momu_dist.core.models.bigvgan import BigVGAN, BigVGANConfig, with_weight_norm
+from momu_dist.data.hashes import file_sha256
 from momu_dist.errors import CheckpointError, ConfigError
-from momu_dist.inference.export import file_sha256, find_export
+from momu_dist.inference.export import find_export
 
 STAGE = "vocoder"
 # Longer audio is made in pieces, which bounds the memory: the full network takes about 2.2 MB a frame on CPU.

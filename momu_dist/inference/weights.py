@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from momu_dist.data.hashes import file_sha256
 from momu_dist.errors import CheckpointError, ConfigError
-from momu_dist.inference.export import file_sha256
 from momu_dist.inference.vocoders import load_vocoder
 
 SUMS_FILE = "sha256sums"

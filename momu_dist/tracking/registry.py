@@ -11,8 +11,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from momu_dist.data.hashes import folder_sha256
 from momu_dist.errors import CheckpointError, ConfigError
-from momu_dist.inference.export import MODEL_SCHEME, folder_sha256
+from momu_dist.inference.export import MODEL_SCHEME
 from momu_dist.tracking import SCHEMES, auto_uri
 
 CANDIDATE, CHAMPION = "candidate", "champion"

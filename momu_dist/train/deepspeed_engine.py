@@ -6,22 +6,45 @@ import argparse
 import contextlib
 import io
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+from unittest import mock
 
-import deepspeed
 import torch
 import torch.distributed as dist
-from deepspeed.checkpoint.ds_to_universal import main as convert
-from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
 from torch import Tensor, nn
 
 from momu_dist.errors import CheckpointError
 from momu_dist.train.checkpoint import Checkpoint, derived_folder
 from momu_dist.train.engine import EngineOptions, saved
+
+
+def _import_deepspeed() -> ModuleType:
+    """Return deepspeed without what it would load, or compile, for parts that are not used here.
+
+    Its autotuner imports MLflow (1.7 s of a processor in every worker); its Muon optimiser, imported to be compared
+    with ours, asks for torch's compiler (0.7 s); and on CPUs it compiles a shared-memory all-reduce for inference
+    (once a minute of two cores and a need for g++ and ninja; then 1 s to load). Measured with 0.19.8; a version that
+    is laid out otherwise only loads more.
+    """
+    tuner = ModuleType("deepspeed.autotuning.autotuner")
+    vars(tuner)["Autotuner"] = None
+    sys.modules.setdefault(tuner.__name__, tuner)
+    import deepspeed
+    import deepspeed.ops
+
+    deepspeed.ops.__compatible_ops__ = {}  # of ready-made operators: none is asked for but that all-reduce
+    with mock.patch("torch.compile", lambda model=None, **_: model or (lambda function: function)):
+        import deepspeed.runtime.zero.muon.muon_optimizer
+    return deepspeed
+
+
+deepspeed: Any = _import_deepspeed()
 
 
 def deepspeed_config(options: EngineOptions, stage: int) -> dict[str, Any]:
@@ -137,7 +160,7 @@ class DeepSpeedEngine:
             raise CheckpointError(f"{folder} holds no complete DeepSpeed checkpoint of {self.name}.")
 
 
-class _InMemory(TorchCheckpointEngine):
+class _InMemory(deepspeed.runtime.checkpoint_engine.TorchCheckpointEngine):  # type: ignore[misc]
     """Keeps what DeepSpeed would write: copying memory is all that training waits for."""
 
     def __init__(self) -> None:
@@ -158,6 +181,8 @@ def universal(checkpoint: Checkpoint, name: str) -> Path:
     """
     folder = derived_folder(checkpoint.folder, "universal")
     if dist.get_rank() == 0 and not (folder / name).is_dir():
+        from deepspeed.checkpoint.ds_to_universal import main as convert
+
         temporary = folder.with_name(f"{folder.name}.writing")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()

@@ -11,8 +11,9 @@ from typing import Any
 from momu_dist.config.load import resolved_dict
 from momu_dist.config.schema import RunConfig
 from momu_dist.core.catalog import STAGES
+from momu_dist.data.hashes import folder_sha256
 from momu_dist.errors import MomuError
-from momu_dist.inference.export import find_export, folder_sha256, link_export, restore_export, write_export
+from momu_dist.inference.export import find_export, link_export, restore_export, write_export
 from momu_dist.tracking import Tracker
 from momu_dist.train.checkpoint import EXPORT, Checkpoint
 from momu_dist.train.folder import RunFolder

@@ -21,11 +21,12 @@ from momu_dist.config.schema import RunConfig
 from momu_dist.core.seeds import seed_of
 from momu_dist.core.tasks.base import Batch, Row, Task
 from momu_dist.errors import CheckpointError, Stopped, TrainingError
-from momu_dist.train.checkpoint import Checkpoint, CheckpointStore
+from momu_dist.train.checkpoint import Checkpoint
 from momu_dist.train.collective import barrier, from_all, largest, rank, world_size
 from momu_dist.train.ema import Ema
 from momu_dist.train.engine import Engine
 from momu_dist.train.schedule import learning_rate
+from momu_dist.train.store import CheckpointStore
 
 Weights = dict[str, Tensor]
 
@@ -142,7 +143,8 @@ class Trainer:
         validated = self._validate(done) if saving or done % train.validate_every == 0 else {}
         if saving:
             self._save(done, validated)
-        if last or (train.sample_every is not None and done % train.sample_every == 0):
+        asked = train.sample_every is not None and done % train.sample_every == 0
+        if train.previews and (last or asked):
             self._sample(done)
         if not last:
             self._obey(done)

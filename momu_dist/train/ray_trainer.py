@@ -1,11 +1,12 @@
-"""Ray Train runs the workers, Ray Data feeds them. The only file that imports ray.train."""
+"""Ray Train runs the workers, Ray Data feeds them. Only this file and ray_controller import ray.train."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,16 +14,16 @@ from typing import Any, Literal
 import ray
 import ray.train
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
 
 from momu_dist.config.load import config_from_dict, resolved_dict
 from momu_dist.config.schema import RunConfig
 from momu_dist.data.feed import FeedSpec, make_plan, validation_rows
-from momu_dist.data.ray_pipeline import READER_CPUS, step_dataset, worker_stream
+from momu_dist.data.ray_pipeline import READER_CPUS
 from momu_dist.data.record import table_rows
 from momu_dist.errors import ConfigError, Stopped, TrainingError
-from momu_dist.train.checkpoint import CheckpointStore, Retention
+from momu_dist.train.checkpoint import newest_checkpoint
 from momu_dist.train.folder import RunFolder
+from momu_dist.train.ray_controller import PlannedIngest, RemainingSteps, WholeShares
 from momu_dist.train.worker import Host, run_worker
 
 
@@ -36,7 +37,6 @@ def run_on_ray(config: RunConfig, spec: FeedSpec, total_steps: int) -> None:
     folder = RunFolder(config)
     _check_room(config)
     use_gpu = train.device == "cuda"
-    store = CheckpointStore(folder.checkpoints, Retention(train.keep_last))
     trainer = _Trainer(
         config,
         _worker,
@@ -53,7 +53,7 @@ def run_on_ray(config: RunConfig, spec: FeedSpec, total_steps: int) -> None:
             failure_config=ray.train.FailureConfig(max_failures=train.max_failures),
         ),
         # Evaluated again whenever the workers start: only the steps that remain are read.
-        datasets={"train": lambda: step_dataset(newest_step(store), total_steps)},
+        datasets={"train": RemainingSteps(folder.checkpoints, total_steps)},
         dataset_config=PlannedIngest(spec),
     )
     try:
@@ -61,7 +61,7 @@ def run_on_ray(config: RunConfig, spec: FeedSpec, total_steps: int) -> None:
             trainer.fit()
     except ray.train.TrainingFailedError as error:
         _raise_failure(folder)
-        newest = store.newest()
+        newest = newest_checkpoint(folder.checkpoints)
         raise TrainingError(
             f"training of {config.name} was given up (train.max_failures {train.max_failures}); last cause: {_cause(error)}. "
             f"Newest checkpoint: {newest.folder if newest else 'none'}. Start it again with the same name to continue."
@@ -69,7 +69,8 @@ def run_on_ray(config: RunConfig, spec: FeedSpec, total_steps: int) -> None:
     _raise_failure(folder)
     finished = folder.finished() or {"steps": 0}
     if finished["steps"] < total_steps and folder.stop_requested():
-        raise Stopped(f"stopped as asked after step {newest_step(store)} of {total_steps}")
+        newest = newest_checkpoint(folder.checkpoints)
+        raise Stopped(f"stopped as asked after step {newest.step if newest else 0} of {total_steps}")
     if finished["steps"] < total_steps:
         raise TrainingError(
             f"the workers of {config.name} ended without finishing; look into {folder.path / 'ray'}."
@@ -127,33 +128,10 @@ def _check_room(config: RunConfig) -> None:
         )
 
 
-class PlannedIngest(ray.train.DataConfig):
-    """Gives every worker exactly its rows of every step, whatever the number of workers."""
-
-    def __init__(self, spec: FeedSpec) -> None:
-        super().__init__()
-        self.spec = spec
-
-    def configure(
-        self, datasets: dict[str, Any], world_size: int, *_: object, **__: object
-    ) -> list[dict[str, Any]]:
-        """Return one iterator a worker."""
-        return [
-            {"train": worker_stream(datasets["train"], self.spec, rank, world_size)}
-            for rank in range(world_size)
-        ]
-
-
 def elastic(config: RunConfig) -> bool:
     """Whether the number of workers may change during the run."""
     fewest = config.train.min_workers
     return fewest is not None and fewest < config.train.workers
-
-
-def newest_step(store: CheckpointStore) -> int:
-    """Return the number of steps that the newest whole checkpoint has done; 0 where there is none."""
-    newest = store.newest()
-    return newest.step if newest else 0
 
 
 class _Trainer(TorchTrainer):
@@ -165,23 +143,9 @@ class _Trainer(TorchTrainer):
 
     def _initialize_and_run_controller(self, **parts: Any) -> Any:
         if elastic(self._config):
-            parts["scaling_policy"] = _WholeShares(self.scaling_config, self._config)
+            sizes = [n for n in range(1, self._config.train.workers + 1) if self._config.train.fits(n)]
+            parts["scaling_policy"] = WholeShares(self.scaling_config, sizes)
         return super()._initialize_and_run_controller(**parts)
-
-
-class _WholeShares(ElasticScalingPolicy):
-    def __init__(self, scaling: ray.train.ScalingConfig, config: RunConfig) -> None:
-        super().__init__(scaling)
-        self._config = config
-
-    def _count_possible_workers(self, reserved_resources: Any) -> int:
-        found = super()._count_possible_workers(reserved_resources)
-        usable = next((n for n in range(found, 0, -1) if self._config.train.fits(n)), 0)
-        if usable != found:
-            RunFolder(self._config).tell(
-                f"{found} workers cannot share the global batch of {self._config.train.global_batch}: {usable} are used"
-            )
-        return usable
 
 
 def _worker(arguments: dict[str, Any]) -> None:
@@ -228,15 +192,17 @@ class RayFeed:
     def __post_init__(self) -> None:
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
+        share = self.spec.global_batch // self.world_size
+        shard = ray.train.get_dataset_shard("train")
+        # Begun here, before there is a network: the reader is a process of its own and takes seconds to start.
+        self._tables = begun(shard.iter_batches(batch_size=share, batch_format="pyarrow", prefetch_batches=2))
         self.plan_fingerprint = make_plan(self.spec).fingerprint()
 
     def steps(self, first: int, total: int) -> Iterator[Sequence[dict[str, Any]]]:
         if first >= total:
             return
-        share = self.spec.global_batch // self.world_size
-        shard = ray.train.get_dataset_shard("train")
         step = first
-        for table in shard.iter_batches(batch_size=share, batch_format="pyarrow", prefetch_batches=2):
+        for table in self._tables:
             rows = table_rows(table)
             assert rows[0]["step"] == step, f"Ray Data gave step {rows[0]['step']}, expected step {step}"
             yield rows
@@ -244,6 +210,28 @@ class RayFeed:
 
     def validation(self) -> Sequence[dict[str, Any]]:
         return validation_rows(self.spec, self.rank, self.world_size)
+
+
+def begun(stream: Iterable[Any]) -> Iterator[Any]:
+    """Return the items of `stream`, of which the first is fetched from now on, in a thread."""
+    items, nothing = iter(stream), object()
+    first = Future[Any]()
+
+    def fetch() -> None:
+        try:
+            first.set_result(next(items, nothing))
+        except BaseException as error:
+            first.set_exception(error)
+
+    # A daemon: a process that is told to end does not wait for a reader.
+    threading.Thread(target=fetch, name="first batch", daemon=True).start()
+
+    def all_items() -> Iterator[Any]:
+        if first.result() is not nothing:
+            yield first.result()
+            yield from items
+
+    return all_items()
 
 
 def _cause(error: Exception) -> str:

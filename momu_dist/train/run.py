@@ -23,9 +23,9 @@ from momu_dist.inference.export import Export, find_export
 from momu_dist.tracking import auto_uri, check_uri, open_tracker, send_waiting
 from momu_dist.tracking.registry import resolve
 from momu_dist.train.build import build_task, feed_spec, open_run_latents, required_exports
-from momu_dist.train.checkpoint import CheckpointStore, Retention
 from momu_dist.train.dry_run import Size, run_size, warnings
 from momu_dist.train.folder import RunFolder, parse_metrics
+from momu_dist.train.store import CheckpointStore, Retention
 from momu_dist.train.worker import run_worker
 
 

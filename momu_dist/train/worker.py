@@ -24,14 +24,13 @@ from momu_dist.errors import MomuError, Stopped
 from momu_dist.inference.export import find_export
 from momu_dist.tracking import Tracker, open_tracker
 from momu_dist.train.build import build_task, export_facts, pick_device, required_exports
-from momu_dist.train.checkpoint import CheckpointStore, Retention
 from momu_dist.train.collective import rank, world_size
 from momu_dist.train.engine import DdpEngine, Engine, EngineOptions, LocalEngine
 from momu_dist.train.exports import Exports, register_best
 from momu_dist.train.folder import RunFolder, writing_to
 from momu_dist.train.loop import Feed, Hooks, Trainer, Weights, Wish
-from momu_dist.train.preview import write_preview
 from momu_dist.train.seen import RecordedFeed
+from momu_dist.train.store import CheckpointStore, Retention
 from momu_dist.train.watch import Watch
 
 logger = logging.getLogger(__name__)
@@ -92,15 +91,15 @@ def _train(
 ) -> None:  # fmt: skip
     began = time.time()
     device = pick_device(config)
+    feed = make_feed(spec)
+    if config.train.record_samples:
+        feed = RecordedFeed(feed, folder.samples_seen, rank(), world_size())
     data = Manifest.load(config.data.root)
     exports = required_exports(config, data)
     latents = LatentManifest.load(spec.root) if STAGES[config.stage].reads == "latents" else None
     task = build_task(config, latents, data, exports)
     task.to(device)
     engines = build_engines(config, task, device)
-    feed = make_feed(spec)
-    if config.train.record_samples:
-        feed = RecordedFeed(feed, folder.samples_seen, rank(), world_size())
     facts = export_facts(config, data, exports, latents)
     vaes = {name: export.folder for name, export in exports.items()} if latents is not None else {}
     written = Exports(folder, config, facts, vaes, total_steps)
@@ -118,6 +117,9 @@ def _train(
             folder.tell(f"goes on at step {step} with {world_size()} workers")
 
     def sample(step: int, weights: Weights) -> None:
+        # Imported here: only the first worker makes previews, and what draws and plays them takes seconds to import.
+        from momu_dist.train.preview import write_preview
+
         target = folder.samples / f"step-{step:09d}"
         try:
             paths = write_preview(config, weights, facts, exports, target, device)

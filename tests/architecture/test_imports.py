@@ -20,7 +20,7 @@ LAYERS = ["errors", "core", "config", "data", "inference", "tracking", "train", 
 # Each foreign system is known to these files (or folders, ending in /) and to no others.
 FOREIGN = {
     "ray.data": ["data/ray_pipeline.py"],
-    "ray.train": ["train/ray_trainer.py"],
+    "ray.train": ["train/ray_trainer.py", "train/ray_controller.py"],
     "ray.serve": ["serving/"],
     "fastapi": ["serving/"],
     "deepspeed": ["train/deepspeed_engine.py"],
@@ -29,7 +29,14 @@ FOREIGN = {
     "av": ["inference/media.py", "data/audio_io.py"],
 }
 # Plain `import ray`, to start or join one; the modules beside cli may too.
-PLAIN_RAY = ["train/ray_session.py", "train/ray_trainer.py", "data/ray_pipeline.py", "launch/", "serving/"]
+PLAIN_RAY = [
+    "train/ray_session.py",
+    "train/ray_trainer.py",
+    "train/ray_controller.py",
+    "data/ray_pipeline.py",
+    "launch/",
+    "serving/",
+]
 
 CORE_LIBRARIES = {"torch", "numpy", "scipy", "librosa", "momu_dist"}
 # No files, no environment, no clock, no other process.

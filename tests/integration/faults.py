@@ -24,8 +24,8 @@ from momu_dist.core.catalog import STAGES
 from momu_dist.data.feed import FeedSpec, LocalFeed
 from momu_dist.data.manifest import Manifest
 from momu_dist.train.build import feed_spec
-from momu_dist.train.checkpoint import CheckpointStore, Retention
 from momu_dist.train.seen import recorded_samples
+from momu_dist.train.store import CheckpointStore, Retention
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "demo"
 WAIT_S = 240

@@ -32,6 +32,7 @@ SETTINGS = (
     *("loss.gan_weight_mode=adaptive", "loss.r1_weight=3.0", "loss.disc_factor=2.0", "loss.disc_ndf=4"),
     *(f"loss.gan_start={START / STEPS}", f"train.max_steps={STEPS}", "train.global_batch=4", "train.log_every=1"),
     *("train.precision=fp32", "train.threads=1", "train.ema_decay=null", "train.device=cpu"),
+    "train.previews=false",
     *("data.length_s=[0.6, 1.0]", "data.validation_clips=2", "tracking.uri=none"),
     *("optim.clip_norm=1.0e9", "optim.warmup_steps=0"),
 )  # fmt: skip

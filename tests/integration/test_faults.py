@@ -23,7 +23,7 @@ from faults import (
     training_processes,
 )
 from momu_dist.errors import STOPPED
-from momu_dist.train.checkpoint import CheckpointStore, Retention
+from momu_dist.train.store import CheckpointStore, Retention
 
 pytestmark = pytest.mark.integration
 

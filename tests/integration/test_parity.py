@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ SETTINGS = (
     "train.checkpoint_every=1000",
     "train.precision=fp32",
     "train.threads=1",
+    "train.previews=false",
     "tracking.uri=none",
     "optim.lr=1.0e-3",
     "optim.warmup_steps=0",
@@ -94,6 +96,13 @@ def chain(data: Manifest) -> Path:
     return out
 
 
+@pytest.fixture(scope="module")
+def alone(data: Manifest, chain: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """stage -> the run of one worker without Ray, trained when it is first asked for."""
+    out = tmp_path_factory.mktemp("alone")
+    return cache(lambda stage: train(make_config(stage, "local", out, data, chain)))
+
+
 def make_config(stage: str, strategy: str, out: Path, data: Manifest, inputs: Path, *more: str) -> RunConfig:
     workers = 1 if strategy == "local" else 2
     paths = [f"out={out}", f"data.root={data.root}", f"name={stage}-{strategy}"]
@@ -132,16 +141,15 @@ def difference(one: Path, other: Path) -> tuple[float, float]:
 
 @pytest.mark.parametrize("stage", ["motion_vae", "dit_a2m"])
 def test_every_strategy_computes_what_one_worker_computes(
-    stage: str, data: Manifest, chain: Path, ray: None, tmp_path: Path
+    stage: str, data: Manifest, chain: Path, alone: Callable[[str], Path], ray: None, tmp_path: Path
 ) -> None:
-    config = make_config(stage, "local", tmp_path, data, chain)
-    alone = train(config)
-    assert len(losses(alone)) == STEPS
-    assert clipped(alone, config) == (stage == "dit_a2m")
-    assert sum(losses(alone)[-3:]) < 0.9 * sum(losses(alone)[:3]), "the loss should fall by a tenth"
+    one = alone(stage)
+    assert len(losses(one)) == STEPS
+    assert clipped(one, make_config(stage, "local", tmp_path, data, chain)) == (stage == "dit_a2m")
+    assert sum(losses(one)[-3:]) < 0.9 * sum(losses(one)[:3]), "the loss should fall by a tenth"
     for strategy in SHARDED:
         together = train(make_config(stage, strategy, tmp_path, data, chain))
-        loss, weight = difference(alone, together)
+        loss, weight = difference(one, together)
         assert loss <= 1e-5, f"{stage} under {strategy}: losses differ by {loss:.2e}"
         assert weight <= 1e-4, f"{stage} under {strategy}: weights differ by {weight:.2e}"
 
@@ -191,9 +199,9 @@ def free_port() -> int:
 
 
 def test_a_task_that_calls_the_unwrapped_network_is_caught(
-    data: Manifest, chain: Path, tmp_path: Path
+    data: Manifest, chain: Path, alone: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    alone = train(make_config("dit_a2m", "local", tmp_path, data, chain))
+    one = alone("dit_a2m")
     latents = next((data.root / "latents").iterdir())
     found = {}
     for kind in TASKS:
@@ -202,7 +210,7 @@ def test_a_task_that_calls_the_unwrapped_network_is_caught(
         run = Path(config.out) / kind
         run.mkdir(parents=True)
         mp.spawn(rank_main, (kind, resolved_dict(config), spec, free_port()), nprocs=2)
-        found[kind] = difference(alone, run)
+        found[kind] = difference(one, run)
     assert found["honest"][0] <= 1e-5
     assert found["honest"][1] <= 1e-4
     assert found["unwrapped"][1] > 1e-3, "two workers that do not talk should not end at the same weights"

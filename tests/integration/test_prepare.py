@@ -310,11 +310,13 @@ def test_a_recipe_with_another_key_is_a_sentence(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def running_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
+def running_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
     import ray
 
     from momu_dist.data.ray_pipeline import map_units
 
+    # Processes with an environment of their own, as below, are never taken from those started in advance.
+    monkeypatch.setenv("RAY_prestart_worker_first_driver", "0")
     folder = f"/tmp/momu_{os.getpid()}"  # Ray's sockets need a short path
     environment = {"env_vars": {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}}
     ray.init(

@@ -58,6 +58,8 @@ def cluster() -> Iterator[Cluster]:
     port, dashboard, client = free_ports(3)
     env = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "PYTHONPATH")}
     env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16), "RAY_USAGE_STATS_ENABLED": "0"}
+    # Otherwise Ray starts a process for each CPU in advance, none of which a training can take.
+    env["RAY_prestart_worker_first_driver"] = "0"
     command = [str(RAY), "start", "--head", "--block", "--node-ip-address=127.0.0.1", f"--port={port}"]
     command += [
         f"--dashboard-port={dashboard}",

@@ -33,8 +33,10 @@ def ray() -> Iterator[None]:
 
 def make_config(prepared: Manifest, out: Path, *more: str) -> RunConfig:
     small = ["model.ch_mult=[1, 1]", "model.num_res_blocks=1", "loss.disc_ndf=4", "data.length_s=[2.0, 2.0]"]
-    run = ["train.global_batch=4", "train.log_every=1", "train.validate_every=1000", "tracking.uri=none"]
-    return load_config(CONFIG, [f"out={out}", f"data.root={prepared.root}", *small, *run, *more])
+    run = ["train.global_batch=4", "train.log_every=1", "train.validate_every=1000", "train.previews=false"]
+    return load_config(
+        CONFIG, [f"out={out}", f"data.root={prepared.root}", "tracking.uri=none", *small, *run, *more]
+    )
 
 
 def steps_logged(run: Path) -> list[int]:

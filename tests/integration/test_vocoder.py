@@ -100,7 +100,9 @@ def test_the_export_is_a_vocoder(trained: Path, music: Manifest) -> None:
 
 def test_two_workers_on_ray_see_what_one_process_sees(trained: Path, music: Manifest, tmp_path: Path) -> None:
     with ray_session(workers=2):
-        run = train(config_of(music, tmp_path, "train.strategy=ddp", "loss.gan_start=0.3"))
+        run = train(
+            config_of(music, tmp_path, "train.strategy=ddp", "loss.gan_start=0.3", "train.previews=false")
+        )
     ours, theirs = (
         [entry["total"] for entry in entries(path) if "total" in entry] for path in (run, trained)
     )

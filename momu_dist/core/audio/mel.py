@@ -6,7 +6,6 @@ from functools import lru_cache
 from itertools import pairwise
 
 import torch
-from librosa.filters import mel as slaney_mel
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -25,6 +24,10 @@ EDGE = (N_FFT - HOP) // 2  # samples reflected at each end, so that n samples gi
 @lru_cache(maxsize=8)
 def mel_filterbank(device: torch.device) -> Tensor:
     """The Slaney filterbank (80, 513), 0-8000 Hz, float32 on `device`; cached, so treat it as read-only."""
+    # Imported here: every training imports this module for its constants, few compute a spectrogram, and librosa brings
+    # numba and scipy.
+    from librosa.filters import mel as slaney_mel
+
     basis = slaney_mel(sr=SAMPLE_RATE, n_fft=N_FFT, n_mels=N_MELS, fmin=0, fmax=SAMPLE_RATE / 2)
     return torch.from_numpy(basis).to(device)
 

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from math import gcd
 
 import numpy as np
-from librosa.onset import onset_detect
 from numpy.typing import ArrayLike, NDArray
-from scipy.signal import resample_poly
 
 from momu_dist.errors import ClipError
 
@@ -42,6 +40,10 @@ def onset_times(wav: ArrayLike, sample_rate: int, rule: OnsetRule = LORIS_ONSETS
     Raises ClipError if wav is not (n,) of finite floats or the rate is not positive.
     Source: OpenGVLab/LORIS `beats_scores.py`: librosa.onset.onset_detect at 22050 Hz, no backtracking.
     """
+    # Imported here, as in core.audio.mel: a training imports this module for its names.
+    from librosa.onset import onset_detect
+    from scipy.signal import resample_poly
+
     samples = np.asarray(wav)
     if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
         raise ClipError(

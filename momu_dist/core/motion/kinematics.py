@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from librosa.util import peak_pick
 from numpy.typing import ArrayLike, NDArray
-from scipy.ndimage import gaussian_filter1d
 
 from momu_dist.core.audio.mel import MEL_RATE_HZ
 from momu_dist.errors import ClipError
@@ -107,6 +105,10 @@ def kinematic_beats(
     array.
     Raises ClipError if motion is not (T, J, 2) or not finite, or rate_hz is not positive.
     """
+    # Imported here, as in core.audio.mel: a training imports this module for its names.
+    from librosa.util import peak_pick
+    from scipy.ndimage import gaussian_filter1d
+
     points = _checked(motion_px)
     if not rate_hz > 0:
         raise ClipError(f"motion's rate is {rate_hz} Hz, expected a positive number; check the clip's fps")

@@ -12,8 +12,8 @@ import pytest
 import soundfile
 
 from momu_dist.cli import main
+from momu_dist.data.hashes import file_sha256
 from momu_dist.inference import outputs
-from momu_dist.inference.export import file_sha256
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import yaml
 
 from momu_dist.cli import main
 from momu_dist.core.models.bigvgan import BigVGAN, BigVGANConfig
-from momu_dist.inference.export import file_sha256
+from momu_dist.data.hashes import file_sha256
 from momu_dist.inference.weights import CATALOG
 
 SETTINGS: dict[str, Any] = {

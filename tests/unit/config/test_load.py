@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from momu_dist.config.load import config_from_dict, load_config, resolved_dict
+from momu_dist.config.schema import TrainConfig
 from momu_dist.core.losses.contrast import ContrastConfig
 from momu_dist.core.models.autoencoder import AutoencoderConfig
 from momu_dist.core.models.dit import DiTConfig
@@ -152,7 +153,7 @@ def test_model_that_cannot_be_built_is_a_config_error(tmp_path: Path) -> None:
     "overrides",
     [
         ("train.strategy=local", "train.workers=2"),
-        ("train.workers=3", "train.global_batch=64"),
+        ("train.workers=2", "train.min_workers=3"),
         ("train.workers=0",),
         ("train.workers=2", "train.global_batch=8", "train.micro_batch=3"),
         ("train.micro_batch=0",),
@@ -285,3 +286,22 @@ def test_a_file_that_yaml_cannot_read(tmp_path: Path, content: bytes) -> None:
 
 def test_a_base_is_no_override(tmp_path: Path) -> None:
     assert "a base is named in the YAML itself" in refused(write(tmp_path, SMALLEST), "base=other.yaml")
+
+
+@pytest.mark.parametrize(
+    ("workers", "batch", "micro", "used", "sizes"),
+    [
+        (3, 64, None, 2, [1, 2]),
+        (7, 12, None, 6, [1, 2, 3, 6]),
+        (8, 8, 4, 2, [1, 2]),
+        (5, 7, None, 1, [1]),
+        (4, 16, 2, 4, [1, 2, 4]),
+    ],
+)
+def test_workers_that_do_not_divide_the_batch_are_rounded_down(
+    workers: int, batch: int, micro: int | None, used: int, sizes: list[int]
+) -> None:
+    train = TrainConfig(workers=workers, global_batch=batch, micro_batch=micro)
+    assert train.usable(workers) == used
+    assert [n for n in range(1, workers + 1) if train.fits(n)] == sizes
+    assert train.micro == (micro or batch // used)

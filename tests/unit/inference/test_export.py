@@ -13,8 +13,9 @@ from torch import nn
 
 from momu_dist.config.load import config_from_dict, resolved_dict
 from momu_dist.core.models.autoencoder import Autoencoder
+from momu_dist.data.hashes import file_sha256
 from momu_dist.errors import CheckpointError
-from momu_dist.inference.export import exports_under, file_sha256, find_export, write_export
+from momu_dist.inference.export import exports_under, find_export, write_export
 from momu_dist.inference.models import load_models, load_vae
 
 CONFIG = config_from_dict(

@@ -19,9 +19,10 @@ from torch import Tensor
 from momu_dist.core.audio.mel import HOP
 from momu_dist.core.audio.vocoder import Vocoder
 from momu_dist.core.models.bigvgan import BigVGAN, BigVGANConfig
+from momu_dist.data.hashes import file_sha256
 from momu_dist.errors import CheckpointError, DataError
 from momu_dist.inference import vocoders
-from momu_dist.inference.export import Export, file_sha256, write_export
+from momu_dist.inference.export import Export, write_export
 from momu_dist.inference.generator import Generator, Request
 from momu_dist.inference.vocoders import STAGE, NeuralVocoder, hint_griffin_lim, load_vocoder
 

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from momu_dist.config.schema import RunConfig
 from momu_dist.core.models.autoencoder import Autoencoder
+from momu_dist.data.hashes import folder_sha256
 from momu_dist.data.manifest import Manifest
 from momu_dist.errors import CheckpointError
-from momu_dist.inference.export import find_export, folder_sha256
+from momu_dist.inference.export import find_export
 from momu_dist.inference.models import load_vae
 from momu_dist.tracking.null_tracker import NullTracker
 from momu_dist.train.checkpoint import Checkpoint

@@ -21,10 +21,10 @@ from momu_dist.data.latents import in_process
 from momu_dist.data.manifest import Manifest
 from momu_dist.errors import CheckpointError, Stopped, TrainingError
 from momu_dist.train.build import build_task, feed_spec, open_run_latents, required_exports
-from momu_dist.train.checkpoint import CheckpointStore, Retention
 from momu_dist.train.exports import Exports
 from momu_dist.train.folder import RunFolder
 from momu_dist.train.loop import Hooks, Trainer, Wish
+from momu_dist.train.store import CheckpointStore, Retention
 from momu_dist.train.worker import build_engines
 
 TOTAL = 6
@@ -212,6 +212,12 @@ def test_logs_exports_and_samples_come_when_they_should(session: Any) -> None:
     assert run.sampled == [4, 6]
     assert list(run.values("disc")) == [4, 6]  # the GAN starts at half of the run
     assert all(rate == 1e-3 or rate < 1e-3 for rate in run.values("lr").values())
+
+
+def test_a_run_without_previews_samples_at_no_step(session: Any) -> None:
+    run = session("music_vae", more=("train.sample_every=2", "train.previews=false"))
+    run.trainer.run()
+    assert run.exported and not run.sampled
 
 
 def test_exports_are_the_averaged_weights(session: Any) -> None:

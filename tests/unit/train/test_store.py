@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from momu_dist.errors import CheckpointError
-from momu_dist.train import checkpoint as module
-from momu_dist.train.checkpoint import CheckpointStore, Retention, derived_folder, verified
+from momu_dist.train import store as module
+from momu_dist.train.checkpoint import derived_folder, verified
+from momu_dist.train.store import CheckpointStore, Retention
 
 
 def save(store: CheckpointStore, step: int, value: float | None = None, text: str | None = None) -> Path:

@@ -1,0 +1,234 @@
+"""The one owner of a run's checkpoints: written to a temporary name, hashed, committed by one rename.
+
+`save` returns at once: every worker writes its own files from memory on a thread and leaves a receipt; rank 0 commits when
+all receipts are there. The newest checkpoint that verifies is the one a run goes on from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from momu_dist.data.hashes import file_sha256
+from momu_dist.errors import CheckpointError
+from momu_dist.train.checkpoint import (
+    STATE,
+    Checkpoint,
+    checkpoint_folders,
+    digest,
+    logger,
+    newest_checkpoint,
+    read_state,
+)
+from momu_dist.train.collective import from_rank_0, rank, world_size
+
+COMMIT_TIMEOUT_S = 1800.0  # the slowest worker's file on a busy shared disk
+LINGER_S = 10.0
+_POLL_S = 0.02
+
+Files = Mapping[str, bytes | memoryview]
+"""What a checkpoint holds, by path in its folder."""
+
+
+@dataclass(frozen=True)
+class Retention:
+    """Which checkpoints stay: the newest `last`, and the `best` with the lowest validation values."""
+
+    last: int
+    best: int = 0
+
+    def kept(self, found: list[Checkpoint]) -> set[Path]:
+        """Return the folders to keep of `found`, which are in the order of their steps."""
+
+        def value(checkpoint: Checkpoint) -> float:
+            validation = checkpoint.state.get("validation")
+            return validation if isinstance(validation, float) and math.isfinite(validation) else math.inf
+
+        ranked = sorted((c for c in found if value(c) < math.inf), key=value)
+        return {c.folder for c in [*found[-self.last :], *ranked[: self.best]]}
+
+
+class CheckpointStore:
+    """The folder `checkpoints/` of a run. A folder `step-N` exists only if every worker had written its part.
+
+    `tell` is given a sentence for the user where something had to be passed over.
+    """
+
+    def __init__(
+        self, folder: Path, retention: Retention, tell: Callable[[str], None] = logger.warning
+    ) -> None:
+        self.folder = folder
+        self.retention = retention
+        self.tell = tell
+        self._rank, self._world_size = rank(), world_size()
+        self._attempt = ""
+        self._writing: threading.Thread | None = None
+        self._failure: BaseException | None = None
+
+    # ------------------------------------------------------------------------------------------------ reading
+
+    def newest(self) -> Checkpoint | None:
+        """Return the newest checkpoint that is whole, or None; what is torn or altered is told of and passed over."""
+        return newest_checkpoint(self.folder, self.tell)
+
+    def begin(self) -> Checkpoint | None:
+        """Agree with all ranks on where to go on, and put aside what cannot be used. Every rank must call it."""
+        found: Checkpoint | None = None
+        if rank() == 0:
+            found = self.newest()
+            for folder in checkpoint_folders(self.folder):
+                if found is None or folder.name > found.folder.name:
+                    folder.rename(folder.with_name(f".torn-{folder.name}-{secrets.token_hex(4)}"))
+            for left in self.folder.glob(".writing-*"):
+                shutil.rmtree(left, ignore_errors=True)
+        found, self._attempt = from_rank_0((found, secrets.token_hex(4)))
+        return found
+
+    def path_of(self, step: int) -> Path:
+        """Return where the checkpoint of `step` is once it is committed."""
+        return self.folder / f"step-{step:09d}"
+
+    # ------------------------------------------------------------------------------------------------ writing
+
+    def save(
+        self,
+        step: int,
+        state: Mapping[str, Any],
+        files: Files,
+        write_more: Callable[[Path], None] = lambda folder: None,
+        committed: Callable[[Checkpoint], None] = lambda checkpoint: None,
+    ) -> None:
+        """Begin to write step `step`: this rank's `files`, and on rank 0 what `write_more` puts into the folder.
+
+        Every rank must call it. It waits for the save before it, and raises what went wrong there. `committed` is called on
+        rank 0's thread once the checkpoint counts.
+        """
+        self.wait()
+        job = (step, dict(state), files, write_more, committed)
+        self._writing = threading.Thread(target=self._run, args=job, name=f"checkpoint-{step}", daemon=True)
+        self._writing.start()
+
+    def wait(self) -> None:
+        """Return when this rank's part is written (on rank 0: when the checkpoint is committed); raise what went wrong."""
+        if self._writing is not None:
+            self._writing.join()
+            self._writing = None
+        self.raise_failure()
+
+    def linger(self) -> None:
+        """Give a save that is under way a moment to end, where the run ends by an error; it may be waiting for the dead."""
+        if self._writing is not None:
+            self._writing.join(LINGER_S)
+
+    def raise_failure(self) -> None:
+        """Raise what went wrong on the thread, if anything did."""
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+
+    def _run(self, *job: Any) -> None:
+        try:
+            self._write(*job)
+        except BaseException as error:  # raised again where the loop is
+            self._failure = error
+
+    def _write(
+        self, step: int, state: dict[str, Any], files: Files, write_more: Callable[[Path], None],
+        committed: Callable[[Checkpoint], None],
+    ) -> None:  # fmt: skip
+        temporary = self.folder / f".writing-{step:09d}-{self._attempt}"
+        temporary.mkdir(parents=True, exist_ok=True)
+        hashes = {name: _write_file(temporary / name, data) for name, data in files.items()}
+        if self._rank == 0:
+            write_more(temporary)
+        _write_file(temporary / _receipt(self._rank), json.dumps(hashes).encode(), whole=True)
+        if self._rank == 0:
+            _await_receipts(temporary, self._world_size)
+            checkpoint = self._commit(step, state, temporary)
+            self._drop_old()
+            committed(checkpoint)
+
+    def _commit(self, step: int, state: dict[str, Any], temporary: Path) -> Checkpoint:
+        final = self.path_of(step)
+        hashes: dict[str, str] = {}
+        for receipt in sorted(temporary.glob(_receipt("*"))):
+            hashes |= json.loads(receipt.read_text())
+            receipt.unlink()
+        for path in _files(temporary):
+            hashes.setdefault(str(path.relative_to(temporary)), file_sha256(path))
+        whole = {**state, "step": step, "world_size": self._world_size, "files": hashes}
+        _write_file(temporary / STATE, json.dumps({**whole, "sha256": digest(whole)}, indent=2).encode())
+        _sync(temporary)
+        if final.exists():  # of an attempt that another process ended: the same step of the same run
+            final.rename(final.with_name(f".torn-{final.name}-{secrets.token_hex(4)}"))
+        temporary.rename(final)
+        _sync(self.folder)
+        return Checkpoint(final, whole)
+
+    def _drop_old(self) -> None:
+        found = []
+        for folder in reversed(checkpoint_folders(self.folder)):
+            try:
+                found.append(Checkpoint(folder, read_state(folder)))
+            except CheckpointError:
+                continue  # passed over, and put aside at the next start
+        kept = self.retention.kept(found)
+        for checkpoint in found:
+            if checkpoint.folder not in kept:
+                shutil.rmtree(checkpoint.folder, ignore_errors=True)
+                for made in self.folder.glob(f".*-of-{checkpoint.folder.name}"):
+                    shutil.rmtree(made, ignore_errors=True)
+        for torn in self.folder.glob(".torn-*"):
+            shutil.rmtree(torn, ignore_errors=True)
+
+
+def _receipt(of: int | str) -> str:
+    return f"receipt-{of}.json"
+
+
+def _await_receipts(folder: Path, count: int) -> None:
+    until = time.monotonic() + COMMIT_TIMEOUT_S
+    missing = set(range(count))
+    while missing := {one for one in missing if not (folder / _receipt(one)).is_file()}:
+        if time.monotonic() > until:
+            raise CheckpointError(
+                f"workers {sorted(missing)} did not write their part of {folder} within {COMMIT_TIMEOUT_S:.0f} s; look at the "
+                "disk of the run folder."
+            )
+        time.sleep(_POLL_S)
+
+
+def _write_file(path: Path, data: bytes | memoryview, whole: bool = False) -> str:
+    """Write and flush a file, under another name first if it must appear `whole`; return its SHA-256."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    target = path.with_name(f".{path.name}.part") if whole else path
+    with target.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    if whole:
+        target.rename(path)
+    return hashlib.sha256(data).hexdigest()
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != STATE)
+
+
+def _sync(folder: Path) -> None:
+    """Have the system write the names in `folder` too, as after a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
