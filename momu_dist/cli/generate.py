@@ -77,8 +77,7 @@ def add_generate(commands: Commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from tqdm import tqdm
-
+    from momu_dist.data.progress import progress
     from momu_dist.inference.generator import Generator, Request, variations
     from momu_dist.inference.inputs import read_inputs
     from momu_dist.inference.likeness import read_recipe
@@ -107,11 +106,11 @@ def _run(options: argparse.Namespace) -> None:
     generator = Generator.load(*checkpoint_paths(options), vocoder=vocoder)
     if recipe is not None:
         _warn_of_other_weights(recipe, generator.models.origins)
-    with tqdm(total=request.steps, desc=f"{request.task} x {options.n}", unit="step") as bar:
+    with progress(request.steps, f"{request.task} x {options.n}", "step") as bar:
 
         def on_step(done: int, total: int) -> None:
-            bar.n, bar.total = done, total
-            bar.refresh()
+            bar.total = total
+            bar.update(done - bar.n)
 
         samples = generator.generate(variations(request, options.n), on_step)
     origin = {

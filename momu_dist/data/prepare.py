@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 from pydantic import TypeAdapter, ValidationError
-from tqdm import tqdm
 
 from momu_dist.core.audio.mel import MEL_RATE_HZ
 from momu_dist.core.motion.kinematics import Angle, Window
@@ -35,6 +34,7 @@ from momu_dist.data.manifest import (
     SPLITS,
     Manifest,
 )
+from momu_dist.data.progress import progress as bar_of
 from momu_dist.data.record import ClipRef
 from momu_dist.data.shards import MelSums, ShardMaker, finished, make_units, write_text, writing_to
 from momu_dist.data.sources import Source
@@ -297,7 +297,7 @@ def _run(units: list[Unit], make: ShardMaker, runner: Runner | None, progress: b
     missing = [unit for unit in units if unit["shard"] not in done]
     total = sum(len(unit["refs"]) for unit in units)
     left = sum(len(unit["refs"]) for unit in missing)
-    with tqdm(total=total, initial=total - left, desc="prepare", unit="clip", disable=not progress) as bar:
+    with bar_of(total, "prepare", "clip", initial=total - left, disable=not progress) as bar:
         if runner is None:
             for unit in missing:
                 done[unit["shard"]] = make(unit, on_clip=bar.update)
