@@ -22,11 +22,12 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # A root folder or another project's modules on PYTHONPATH could shadow the installed packages.
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: help setup demo demo-smoke test lint types unit integration clean
+.PHONY: help setup demo demo-smoke test test-chaos lint types unit integration clean
 
 help:
 	@echo "make demo        the whole system on a synthetic set, 12 to 15 minutes on 2 cores; then open runs/demo/index.html"
 	@echo "make test        style, types, all tests and a small demo"
+	@echo "make test-chaos  workers and drivers killed at 40 random steps, other numbers of workers, drained nodes; about 40 minutes"
 	@echo "make setup       only makes .venv (both commands above do it themselves)"
 	@echo "make demo-smoke  the demo's path in about 2 minutes, without its quality"
 	@echo "make clean       removes .venv and caches; runs/ stays"
@@ -70,7 +71,10 @@ unit: setup
 	$(call part,unit$(comma) contract$(comma) golden and architecture tests,$(WITH_PATH) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=5 -m "not integration" tests)
 
 integration: setup
-	$(call part,integration tests,$(WITH_PATH) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=5 -m integration tests)
+	$(call part,integration tests,$(WITH_PATH) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=5 -m "integration and not chaos" tests)
+
+test-chaos: setup
+	$(call part,faults at random steps,$(WITH_PATH) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rP --show-capture=stdout --durations=5 tests/integration/test_faults.py tests/integration/test_drain.py tests/integration/test_tracking.py)
 
 test: setup
 	@total=$$SECONDS; for target in lint types unit integration; do $(MAKE) --no-print-directory $$target; done; \

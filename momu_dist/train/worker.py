@@ -132,6 +132,8 @@ def _train(
 
     def wish(done: int) -> Wish:
         drained = host.drained(done)  # asked on every rank, or on none
+        if rank() == 0 and drained:
+            folder.tell(f"a machine will be taken away: saving after step {done}")
         if rank() == 0 and folder.stop_requested():
             return Wish.STOP
         return Wish.SAVE if drained else Wish.GO_ON

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,18 +134,18 @@ class Kill:
 class Drill:
     """A training in a process of its own, as a user starts it, on a Ray of its own."""
 
-    def __init__(self, command: Sequence[str], run: Path) -> None:
+    def __init__(self, command: Sequence[str], run: Path, env: Mapping[str, str] | None = None) -> None:
         self.command = list(command)
         self.run = run
+        self.env = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} if env is None else dict(env)
         self.output = run.parent / f"{run.name}.out"
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Drill:
-        environment = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "PYTEST_CURRENT_TEST")}
         self.output.parent.mkdir(parents=True, exist_ok=True)
         with self.output.open("ab") as log:
             self.process = subprocess.Popen(
-                self.command, stdout=log, stderr=log, env={**environment, "OMP_NUM_THREADS": "1"}
+                self.command, stdout=log, stderr=log, env={**self.env, "OMP_NUM_THREADS": "1"}
             )
         return self
 
