@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from faults import Drill, losses
 from momu_dist.tracking import open_tracker
 from momu_dist.tracking.events import Spool
 
@@ -102,3 +110,89 @@ def test_an_outage_never_reaches_training_and_is_replayed_once_and_in_order(tmp_
     assert [(metric.step, metric.value) for metric in history] == [(step, float(step)) for step in range(50)]
     assert run.info.status == "FINISHED"
     assert run.data.params == {"seed": "1"}
+
+
+class Server:
+    """A real MLflow server on loopback, which can be taken away and brought back with the same store."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            self.port = int(listener.getsockname()[1])
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        store = [f"--backend-store-uri=sqlite:///{self.folder / 'mlflow.db'}"]
+        store += [f"--artifacts-destination={self.folder / 'artifacts'}"]
+        command = [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--host=127.0.0.1",
+            f"--port={self.port}",
+            "--workers=1",
+        ]
+        with (self.folder / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [*command, *store], stdout=log, stderr=log, start_new_session=True
+            )
+        until = time.monotonic() + 120
+        while True:
+            try:
+                with urllib.request.urlopen(f"{self.uri}/health", timeout=2) as answer:
+                    if answer.status == 200:
+                        return
+            except OSError:
+                assert time.monotonic() < until, (self.folder / "server.log").read_text()
+                time.sleep(0.2)
+
+    def stop(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    made = Server(tmp_path)
+    yield made
+    made.stop()
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("outage", ["at the start", "in the middle", "the whole run"])
+def test_a_server_that_is_away_costs_the_run_nothing_and_misses_nothing(
+    outage: str, server: Server, drill: Callable[..., Drill]
+) -> None:
+    name = f"outage-{outage.replace(' ', '-')}"
+    more = (
+        f"tracking.uri={server.uri}",
+        "tracking.experiment=test",
+        "train.max_steps=60",
+        "train.previews=false",
+    )
+    if outage == "in the middle":
+        server.start()
+    run = drill("dit_a2m", "local", name, *more)
+    run.wait_for_step(15)
+    if outage == "in the middle":
+        server.stop()
+        run.wait_for_step(30)
+    if outage != "the whole run":
+        server.start()
+    text = run.finish()
+    assert "Traceback" not in text
+    if outage == "the whole run":
+        assert (run.run / "tracking-spool.jsonl").is_file()
+        server.start()
+    # A finished run that is started again only sends what is still waiting.
+    assert "is finished" in drill("dit_a2m", "local", name, *more).finish()
+    assert not (run.run / "tracking-spool.jsonl").exists()
+    client, runs = stored_runs(server.uri)
+    (tracked,) = runs
+    history = client.get_metric_history(tracked.info.run_id, "total")
+    assert [(metric.step, metric.value) for metric in history] == losses(run.run)
+    assert tracked.info.status == "FINISHED"
