@@ -61,6 +61,14 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
 
 
 @pytest.fixture(scope="session")
+def unlike(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """Sixteen training clips in row groups of two, one of 92 frames and one of 62. Copy it before changing anything in it."""
+    source = make_source("synthetic", n_clips=10, clip_s=2.5)
+    options = PrepareOptions(fractions=(0.8, 0.1, 0.1), row_group_clips=2, window_s=1.5)
+    return prepare(source, tmp_path_factory.mktemp("unlike"), options, progress=False)
+
+
+@pytest.fixture(scope="session")
 def tiny_overrides() -> TinyOverrides:
     """(stage, out, data root, folder of input runs or None) -> overrides of the demo's YAML of that stage."""
     return tiny_overrides_of

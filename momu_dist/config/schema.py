@@ -23,8 +23,12 @@ class DataConfig(Checked):
     )
     expected_clips: Count = 1524  # what --dry-run counts with where `root` is not there yet
     shuffle_row_groups: Count = (
-        8  # row groups mixed in one shuffle window; each worker keeps that many in memory
+        8  # row groups mixed in one shuffle window; each worker keeps that many in memory, more with buckets
     )
+    # Clips are batched with clips of their length, from at most so many buckets of nearly equal count; 1 takes them as they
+    # come. DERIVED: of 1,524 clips of 7 to 25 s in batches of 64, 12 % of a batch is padding with 4 and 35 % with 1, while a
+    # worker keeps 19 row groups in place of 10.
+    length_buckets: Count = 4
     validation_clips: Annotated[int, Range(0)] = 64
 
 

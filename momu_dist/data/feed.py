@@ -32,11 +32,13 @@ class FeedSpec:
     seed: int
     global_batch: int
     shuffle_row_groups: int
+    longest: int  # crop, in what the index counts: mel frames, or latents
+    length_buckets: int  # at most so many
     validation_clips: int
 
 
 class ShardReader:
-    """Clips of one split of a prepared folder by index, keeping the row groups of one shuffle window in memory.
+    """Clips of one split of a prepared folder by index, keeping the last `keep` row groups in memory.
 
     `columns` are those of `record.SCHEMA` or of latents, or WAVEFORM; clip_id and length always come with them.
     """
@@ -60,6 +62,10 @@ class ShardReader:
         for clip, (shard, row_group, _) in enumerate(self._place):
             groups.setdefault((shard, row_group), []).append(clip)
         return list(groups.values())
+
+    def lengths(self) -> np.ndarray:
+        """Return the clips' lengths in the order of the index: mel frames, or latents."""
+        return np.asarray(self.index["length"].to_numpy())
 
     def __len__(self) -> int:
         return len(self._place)
@@ -112,8 +118,10 @@ class PlanReader:
     """Turns step numbers into this worker's rows; the same class works inside Ray Data and in a plain loop."""
 
     def __init__(self, spec: FeedSpec, rank: int, world_size: int) -> None:
-        self.reader = ShardReader(spec.root, "train", spec.columns, keep=spec.shuffle_row_groups + 2)
+        self.reader = ShardReader(spec.root, "train", spec.columns, keep=1)
         self.plan = make_plan(spec, self.reader)
+        # Clips that wait for their batch lie in row groups of former windows; one that was let go is read again.
+        self.reader.keep = self.plan.row_groups_at_hand
         self.rank = rank
         self.world_size = world_size
 
@@ -149,7 +157,19 @@ def make_plan(spec: FeedSpec, reader: ShardReader | None = None) -> SamplePlan:
     reader = reader or ShardReader(spec.root, "train", (), keep=1)
     if not len(reader):
         raise DataError(f"{spec.root} has no training clips; prepare more data or other split fractions.")
-    return SamplePlan(reader.row_groups(), spec.seed, spec.global_batch, spec.shuffle_row_groups)
+    return SamplePlan(
+        reader.row_groups(),
+        used_lengths(reader.lengths(), spec.longest),
+        spec.seed,
+        spec.global_batch,
+        spec.shuffle_row_groups,
+        spec.length_buckets,
+    )
+
+
+def used_lengths(lengths: np.ndarray, longest: int) -> np.ndarray:
+    """Return how long the longest crop of each clip is where crops are even and at most `longest` (`draw_crop`)."""
+    return np.minimum(lengths, longest) // 2 * 2
 
 
 def validation_rows(spec: FeedSpec, rank: int, world_size: int) -> list[dict[str, Any]]:

@@ -84,22 +84,31 @@ def build_task(
 ) -> Task:
     """Return the stage's task with everything frozen that it needs."""
     stage = STAGES[config.stage]
-    low, high = (2 * int(seconds * MEL_RATE_HZ / 2) for seconds in config.data.length_s)
     music_vae = load_vae(exports["music_vae"]) if config.stage == "motion_vae" else None
     scales = None if latents is None else latents.scales(config.loss.latent_scaling)
     stats = motion_stats(data, exports) if stage.motion else None
-    inputs = TaskInputs((max(2, low), max(2, high)), stats, music_vae, scales)
+    inputs = TaskInputs(crop_frames(config), stats, music_vae, scales)
     return stage.task(config.model, config.loss, inputs)
+
+
+def crop_frames(config: RunConfig) -> tuple[int, int]:
+    """Return the shortest and the longest crop, whole latents' worth of mel frames."""
+    low, high = (max(2, 2 * int(seconds * MEL_RATE_HZ / 2)) for seconds in config.data.length_s)
+    return low, high
 
 
 def feed_spec(config: RunConfig, root: Path, columns: tuple[str, ...]) -> FeedSpec:
     """Return what any reader needs to serve this run's samples."""
+    longest = crop_frames(config)[1]
     return FeedSpec(
         root=str(root),
         columns=columns,
         seed=config.seed,
         global_batch=config.train.global_batch,
         shuffle_row_groups=config.data.shuffle_row_groups,
+        longest=longest // 2 if STAGES[config.stage].reads == "latents" else longest,
+        # A vocoder's segments are all as long: what a clip lacks is silence.
+        length_buckets=1 if config.stage == "vocoder" else config.data.length_buckets,
         validation_clips=config.data.validation_clips,
     )
 

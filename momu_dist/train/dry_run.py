@@ -19,8 +19,10 @@ from momu_dist.core.models.bigvgan import BigVGAN
 from momu_dist.core.models.discriminator import PatchDiscriminator
 from momu_dist.core.models.dit import LatentDiT
 from momu_dist.core.models.wave_discriminator import WaveDiscriminators
-from momu_dist.data.feed import ShardReader
+from momu_dist.data.feed import ShardReader, used_lengths
 from momu_dist.data.manifest import MANIFEST, Manifest
+from momu_dist.data.plan import choose_buckets
+from momu_dist.train.build import feed_spec
 
 _BYTES = {"weights": 4, "gradients": 4, "optimizer": 8, "ema": 4}
 # What each strategy splits among the workers; weights are fp32, bf16 is autocast.
@@ -33,12 +35,16 @@ _SHARDED = {
 
 @dataclass(frozen=True)
 class Size:
-    """How long a run is: clips in its training split (counted or expected), steps an epoch and in all."""
+    """How long a run is: clips in its training split (counted or expected), steps an epoch and in all.
+
+    `buckets` are what its batches are made from where clips are counted: clips, and seconds of the longest.
+    """
 
     clips: int
     counted: bool
     steps_per_epoch: float
     total_steps: int
+    buckets: tuple[tuple[int, float], ...] = ()
 
 
 def run_size(config: RunConfig) -> Size:
@@ -47,16 +53,27 @@ def run_size(config: RunConfig) -> Size:
     Data that is there but cannot be used is a DataError.
     """
     counted = (Path(config.data.root) / MANIFEST).is_file()
+    buckets: tuple[tuple[int, float], ...] = ()
     if counted:
         data = Manifest.load(config.data.root)
         if STAGES[config.stage].motion:
             data.require_motion(f"stage {config.stage}")
-        clips = len(ShardReader(str(data.root), "train", (), keep=1))
+        reader = ShardReader(str(data.root), "train", (), keep=1)
+        clips, buckets = len(reader), _buckets(config, reader)
     else:
         clips = config.data.expected_clips
     per_epoch = clips / config.train.global_batch
     total = config.train.max_steps or max(1, math.ceil(config.train.epochs * per_epoch))
-    return Size(clips, counted, per_epoch, total)
+    return Size(clips, counted, per_epoch, total, buckets)
+
+
+def _buckets(config: RunConfig, reader: ShardReader) -> tuple[tuple[int, float], ...]:
+    """The run's buckets by the clips of the prepared set: clips, and seconds of the longest."""
+    frames = 2 if STAGES[config.stage].reads == "latents" else 1  # of what the run's own index counts
+    spec = feed_spec(config, reader.root, ())
+    used = used_lengths(reader.lengths() // frames, spec.longest)
+    buckets = choose_buckets(used, spec.length_buckets, spec.global_batch)
+    return tuple((bucket.clips, bucket.longest * frames / MEL_RATE_HZ) for bucket in buckets)
 
 
 def parameter_counts(config: RunConfig) -> dict[str, int]:
@@ -129,6 +146,12 @@ def _beside_expected(config: RunConfig, size: Size) -> str:
     return "" if size.clips == expected else f" (counted; data.expected_clips is {expected:,})"
 
 
+def _buckets_line(size: Size) -> str:
+    return "buckets by length: " + ", ".join(
+        f"{clips:,} clips up to {seconds:.3g} s" for clips, seconds in size.buckets
+    )
+
+
 def report(config: RunConfig) -> str:
     """Return the whole dry run as text."""
     size = run_size(config)
@@ -142,6 +165,7 @@ def report(config: RunConfig) -> str:
     lines += [f"parameters of {name}: {count:,}" for name, count in counts.items()]
     lines += [
         f"clips to train on: {size.clips:,}{_beside_expected(config, size)}",
+        *([_buckets_line(size)] if size.buckets else []),
         f"steps per epoch: {size.steps_per_epoch:,.1f}; steps in all: {size.total_steps:,}",
         f"a step: {train.global_batch} samples = {workers} workers x {train.global_batch // (workers * micro)} micro-batches "
         f"x {micro}, up to {frames:,.0f} frames each",

@@ -171,7 +171,7 @@ def test_sizes_that_do_not_fit(tmp_path: Path, overrides: tuple[str, ...]) -> No
     [
         *("train.global_batch", "train.workers", "train.micro_batch", "train.max_steps", "train.keep_last"),
         *("train.log_every", "train.validate_every", "train.checkpoint_every", "train.sample_every"),
-        *("data.shuffle_row_groups", "data.expected_clips"),
+        *("data.shuffle_row_groups", "data.length_buckets", "data.expected_clips"),
     ],
 )
 def test_counts_below_one_are_refused(tmp_path: Path, place: str) -> None:

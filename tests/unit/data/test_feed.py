@@ -9,10 +9,19 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from momu_dist.core.tasks.base import draw_crop
 from momu_dist.data.audio_io import decode_flac
-from momu_dist.data.feed import FeedSpec, LocalFeed, PlanReader, ShardReader, make_plan, validation_rows
+from momu_dist.data.feed import (
+    FeedSpec,
+    LocalFeed,
+    PlanReader,
+    ShardReader,
+    make_plan,
+    used_lengths,
+    validation_rows,
+)
 from momu_dist.data.manifest import Manifest
-from momu_dist.data.plan import PlannedSample
+from momu_dist.data.plan import Bucket, PlannedSample
 from momu_dist.data.prepare import PrepareOptions, prepare
 from momu_dist.data.record import table_rows
 from momu_dist.data.sources.synthetic.source import Synthetic
@@ -26,6 +35,8 @@ def spec_of(prepared: Manifest, **other: object) -> FeedSpec:
         "seed": 3,
         "global_batch": 4,
         "shuffle_row_groups": 2,
+        "longest": 128,
+        "length_buckets": 4,
         "validation_clips": 64,
     }
     return FeedSpec(**{**values, **other})  # type: ignore[arg-type]
@@ -87,6 +98,27 @@ def test_memory_holds_no_more_row_groups_than_asked(prepared: Manifest) -> None:
     for step in range(4):
         assert reader.rows(plan.batch(step)).num_rows == 4
         assert len(reader._tables) == 1
+
+
+def test_a_batch_holds_clips_of_one_length(unlike: Manifest) -> None:
+    reader = PlanReader(spec_of(unlike), 0, 1)
+    assert reader.plan.buckets == [Bucket(8, 62), Bucket(8, 92)]
+    for step in range(8):
+        assert len({row["length"] for row in table_rows(reader.read(step))}) == 1
+        assert len(reader.reader._tables) <= reader.plan.row_groups_at_hand
+
+
+def test_lengths_beyond_the_longest_crop_are_equal(unlike: Manifest) -> None:
+    assert make_plan(spec_of(unlike, longest=64)).buckets == [Bucket(8, 62), Bucket(8, 64)]
+    assert make_plan(spec_of(unlike, longest=62)).buckets == [Bucket(16, 62)]
+    assert make_plan(spec_of(unlike, length_buckets=1)).buckets == [Bucket(16, 92)]
+
+
+@pytest.mark.parametrize("longest", [2, 8, 13])
+def test_used_lengths_are_those_of_the_longest_crops(longest: int) -> None:
+    lengths = np.arange(2, 20)
+    drawn = [draw_crop(0, int(length), longest, longest) for length in lengths]
+    assert used_lengths(lengths, longest).tolist() == [stop - start for start, stop in drawn]
 
 
 def test_local_feed_starts_where_it_is_told(prepared: Manifest) -> None:

@@ -64,6 +64,19 @@ def encode(data: Manifest, counter: Counter) -> Callable[[Path, str], None]:
     return lambda root, fingerprint: encode_latents(data, root, fingerprint, counter, in_process)
 
 
+def spec_of(root: Path, columns: tuple[str, ...], longest: int = 64) -> FeedSpec:
+    return FeedSpec(
+        root=str(root),
+        columns=columns,
+        seed=5,
+        global_batch=4,
+        shuffle_row_groups=2,
+        longest=longest,
+        length_buckets=4,
+        validation_clips=64,
+    )
+
+
 def clips_of(data: Manifest) -> int:
     return int(data.clips.num_rows)
 
@@ -116,8 +129,8 @@ def test_the_feed_reads_latents_in_the_order_of_the_clips(data: Manifest, encode
     """Shards and row groups are those of the data, so the plan of the same seed is the same."""
     latents = open_latents(data, WEIGHTS, None, encode)
     feeds = [
-        LocalFeed(FeedSpec(str(root), columns, 5, 4, 2, 64))
-        for root, columns in ((data.root, ("mel",)), (latents.root, LATENT_ARRAYS))
+        LocalFeed(spec_of(root, columns, longest))
+        for root, columns, longest in ((data.root, ("mel",), 128), (latents.root, LATENT_ARRAYS, 64))
     ]
     clips, encoded = ([[row["clip_id"] for row in rows] for rows in feed.steps(0, 4)] for feed in feeds)
     assert clips == encoded and feeds[0].plan_fingerprint == feeds[1].plan_fingerprint
@@ -205,7 +218,7 @@ def test_what_is_cut_or_gone_is_encoded_again_and_said(
     assert name in caplog.text and "encoded again" in caplog.text
     assert counter.clips < clips_of(data) and again.scales("channel") == latents.scales("channel")
     assert all_rows(again.root).keys() == rows.keys() and not again.damaged(data)
-    assert LocalFeed(FeedSpec(str(again.root), LATENT_ARRAYS, 5, 4, 2, 64)).validation()
+    assert LocalFeed(spec_of(again.root, LATENT_ARRAYS)).validation()
 
 
 def test_the_advice_for_a_torn_latents_json_works(data: Manifest, encode: Any, counter: Counter) -> None:
@@ -225,7 +238,7 @@ def test_a_flipped_bit_is_noticed_and_the_advice_works(data: Manifest, encode: A
     latents = open_latents(data, WEIGHTS, None, encode)
     shard = latents.root / "val" / "00000.parquet"
     flip_a_bit(shard)
-    spec = FeedSpec(str(latents.root), LATENT_ARRAYS, 5, 4, 2, 64)
+    spec = spec_of(latents.root, LATENT_ARRAYS)
     with pytest.raises(DataError, match=f"delete {shard} and start the run again"):
         LocalFeed(spec).validation()
     shard.unlink()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,9 @@ from momu_dist.config.load import config_from_dict
 from momu_dist.config.schema import RunConfig
 from momu_dist.core.catalog import STAGES
 from momu_dist.core.models.dit import LatentDiT
+from momu_dist.data.feed import make_plan
 from momu_dist.data.manifest import Manifest
+from momu_dist.train.build import feed_spec
 from momu_dist.train.dry_run import memory_gb, parameter_counts, report, run_size, warnings
 
 
@@ -106,3 +109,40 @@ def test_other_clips_than_expected_are_said(prepared: Manifest) -> None:
     )
     expected = config_of(prepared.root, data={"root": str(prepared.root), "expected_clips": counted})
     assert f"clips to train on: {counted}\n" in report(expected)
+
+
+def bucketed(prepared: Manifest, stage: str = "dit_a2m", **other: dict[str, Any]) -> RunConfig:
+    tree = {"stage": stage, "name": "run", "train": {"global_batch": 4, **other.get("train", {})}}
+    return config_from_dict(
+        {**tree, "data": {"root": str(prepared.root), **other.get("data", {})}}, where="test"
+    )
+
+
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [
+        ({"stage": "music_vae"}, ((8, 0.992), (8, 1.472))),  # 62 and 92 frames
+        # 31 and 46 latents, of which an even number is used.
+        ({}, ((8, 0.96), (8, 1.472))),
+        ({"data": {"length_s": [0.5, 1.1]}}, ((8, 0.96), (8, 1.088))),
+        ({"data": {"length_s": [0.5, 0.9]}}, ((16, 0.896),)),
+        ({"data": {"length_buckets": 1}}, ((16, 1.472),)),
+        ({"train": {"global_batch": 16}}, ((16, 1.472),)),  # two buckets would not fill a batch each
+        ({"stage": "vocoder", "data": {"length_s": [1.28, 1.28]}}, ((16, 1.28),)),
+    ],
+)
+def test_buckets_are_of_the_lengths_that_are_trained_on(
+    unlike: Manifest, other: dict[str, Any], expected: tuple[tuple[int, float], ...]
+) -> None:
+    config = bucketed(unlike, **other)
+    found = run_size(config).buckets
+    assert [clips for clips, _ in found] == [clips for clips, _ in expected]
+    assert [seconds for _, seconds in found] == pytest.approx([seconds for _, seconds in expected])
+
+
+def test_buckets_of_the_dry_run_are_those_of_the_plan(unlike: Manifest) -> None:
+    config = bucketed(unlike, stage="music_vae")
+    planned = make_plan(feed_spec(config, unlike.root, ())).buckets
+    assert run_size(config).buckets == tuple((bucket.clips, bucket.longest / 62.5) for bucket in planned)
+    assert "buckets by length: 8 clips up to 0.992 s, 8 clips up to 1.47 s\n" in report(config)
+    assert "buckets" not in report(config_of("none")).split("clips to train on")[1]
