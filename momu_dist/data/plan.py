@@ -154,12 +154,3 @@ def choose_buckets(lengths: Sequence[int] | np.ndarray, most: int, least: int) -
             ends.append(cut)
     ends += [n] * (n > 0)
     return [Bucket(end - start, int(ordered[end - 1])) for start, end in zip(ends, ends[1:], strict=False)]
-
-
-def usable_workers(available: int, global_batch: int, micro_batch: int | None) -> int:
-    """Return the most workers, of `available`, among which a step divides evenly, in whole micro-batches where given.
-
-    0 where no number does: the micro-batch does not divide the global batch, or no worker is available.
-    """
-    per_worker = micro_batch or 1
-    return max((w for w in range(1, available + 1) if global_batch % (w * per_worker) == 0), default=0)

@@ -103,10 +103,8 @@ def memory_gb(config: RunConfig) -> dict[str, float]:
     main, *others = parameter_counts(config).values()
     ema = config.train.ema_decay is not None
     parts = {name: size for name, size in _BYTES.items() if name != "ema" or ema}
-    gb = {
-        name: main * size / (config.train.workers if name in sharded else 1) / 1e9
-        for name, size in parts.items()
-    }
+    workers = config.train.usable(config.train.workers)
+    gb = {name: main * size / (workers if name in sharded else 1) / 1e9 for name, size in parts.items()}
     if others:
         gb["discriminator"] = sum(others) * 16 / 1e9
     if config.stage == "motion_vae":

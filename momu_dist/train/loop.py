@@ -300,7 +300,8 @@ class Trainer:
             )
         if newest.state["plan"] != self.feed.plan_fingerprint:
             raise CheckpointError(
-                f"{newest.folder} was written with another order of samples (data, seed or train.global_batch changed); "
+                f"{newest.folder} was written with another order of samples (data, seed, train.global_batch, data.length_s or "
+                "data.length_buckets changed); "
                 "continue with the same values, or start a new run with inputs.init_from."
             )
         if newest.step > self.total_steps:

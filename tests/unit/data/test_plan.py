@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from momu_dist.core.seeds import numpy_rng
-from momu_dist.data.plan import Bucket, SamplePlan, choose_buckets, usable_workers
+from momu_dist.data.plan import Bucket, SamplePlan, choose_buckets
 
 WORKERS = (1, 2, 4, 8)
 EPOCHS = 3
@@ -352,36 +352,3 @@ def test_fingerprint_is_of_the_order_alone() -> None:
     unlike = plan({**MIXED, "most_buckets": 1})
     equal = plan({**MIXED, "lengths": [5] * 7})
     assert unlike.fingerprint() == equal.fingerprint() and stream(unlike, 40) == stream(equal, 40)
-
-
-# ---------------------------------------------------------------------------------------------------- workers
-
-
-@pytest.mark.parametrize(
-    ("available", "global_batch", "micro_batch", "expected"),
-    [
-        (4, 64, None, 4),
-        (5, 64, None, 4),
-        (7, 64, None, 4),
-        (100, 64, None, 64),
-        (3, 6, None, 3),
-        (5, 7, None, 1),
-        (8, 64, 16, 4),
-        (8, 64, 64, 1),
-        (3, 24, 4, 3),
-        (8, 24, 5, 0),  # no number of workers takes whole micro-batches
-        (0, 64, None, 0),
-    ],
-)
-def test_usable_workers_worked_by_hand(
-    available: int, global_batch: int, micro_batch: int | None, expected: int
-) -> None:
-    assert usable_workers(available, global_batch, micro_batch) == expected
-
-
-@checked
-@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 8))
-def test_usable_workers_take_equal_whole_parts(available: int, parts: int, micro: int) -> None:
-    workers = usable_workers(available, parts * micro, micro)
-    assert 1 <= workers <= available and parts % workers == 0
-    assert all(parts % more for more in range(workers + 1, available + 1))
