@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import numpy as np
@@ -17,7 +18,7 @@ __all__ = ["HOP", "MEL_FLOOR", "MEL_RATE_HZ", "N_MELS", "SAMPLE_RATE", "log_mel"
 
 N_FFT = 1024
 MEL_FLOOR = -5.0
-_BLOCK = 128  # frames: 0.5 MB of samples and as much of spectrum
+_BLOCK = 192  # frames: 0.8 MB of samples and as much of spectrum; fewer do not pay for the calls, more leave the cache
 _GROUP = 16  # bands: five groups need a fifth of the products that the whole filterbank takes
 EDGE = (N_FFT - HOP) // 2  # samples reflected at each end, so that n samples give floor(n / HOP) frames
 
@@ -54,12 +55,12 @@ def log_mel(wav: Tensor) -> Tensor:
         )
     if wav.numel() == 0:  # torch's FFT refuses an empty batch
         return wav.new_zeros((0, N_MELS, wav.shape[-1] // HOP), dtype=torch.float32)
-    bounds = wav.detach().aminmax()  # NaN among the values makes NaN; a tenth of the time of a look at each
-    if not all(bound.isfinite() for bound in bounds):
+    low, high = (bound.item() for bound in wav.detach().aminmax())  # NaN among the values makes both NaN
+    if not (math.isfinite(low) and math.isfinite(high)):
         raise ClipError("audio holds values that are not finite, expected none; the file may be damaged")
     clips = wav.reshape(-1, wav.shape[-1]).float()
     if clips.device.type == "cpu" and not (torch.is_grad_enabled() and clips.requires_grad):
-        mel = _in_blocks(clips)
+        mel = _in_blocks(clips if low >= -1 and high <= 1 else clips.clamp(-1.0, 1.0))
     else:
         mel = log_mel_unchecked(clips)
     return mel if wav.ndim == 2 else mel[0]
@@ -76,7 +77,7 @@ def log_mel_unchecked(clips: Tensor) -> Tensor:
 
 
 def _in_blocks(clips: Tensor) -> Tensor:
-    """`log_mel_unchecked` of clips (B, n) on the CPU, without gradient, in a fraction of the time.
+    """`log_mel_unchecked` of clips (B, n) within [-1, 1] on the CPU, without gradient, in a fraction of the time.
 
     Some frames at a time stay in the processor's cache, and each step is done by the library that is faster at it on a
     CPU: torch windows and transforms, numpy does the rest. Nearly half of the time is the FFT.
@@ -85,7 +86,6 @@ def _in_blocks(clips: Tensor) -> Tensor:
     window = hann_window(clips.device)
     for clip, out in zip(clips.detach().numpy(), mel, strict=True):
         padded = np.pad(clip, EDGE, mode="reflect")
-        np.clip(padded, -1.0, 1.0, out=padded)
         first = 0
         for frames in torch.from_numpy(padded).unfold(-1, N_FFT, HOP).split(_BLOCK):
             bands = _bands(torch.fft.rfft(frames * window).numpy())
