@@ -1,10 +1,11 @@
 """How fast raw clips become parquet, and the mel front end beside librosa's, in one run.
 
-    python benchmarks/prepare_throughput.py [--clips 96] [--rounds 3] > table.md
+    python benchmarks/prepare_throughput.py [--clips 96] [--rounds 3] [--mel-rounds 25] > table.md
 
 Clips/s of `prepare` in one process and through Ray with one and two workers at a time, on the synthetic source (its clips
 are composed while they are loaded; the time without features is shown beside, so that what the source takes is seen).
-The mel: `momu_dist.core.audio.mel.log_mel` against `librosa.feature.melspectrogram` with the same settings, one core.
+The mel: `momu_dist.core.audio.mel.log_mel` against `librosa.feature.melspectrogram` with the same settings, one thread,
+turn by turn: medians over the rounds, and the range of the rounds' own quotients.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import librosa
 import numpy as np
 import ray
 import torch
+from threadpoolctl import threadpool_limits
 
 from momu_dist.core.audio.mel import EDGE, HOP, N_FFT, N_MELS, SAMPLE_RATE, log_mel
 from momu_dist.data.prepare import PrepareOptions, prepare
@@ -31,6 +33,7 @@ from momu_dist.train.ray_session import ray_session
 from report import machine_line, table
 
 MEL_CLIP_S = 25.0
+MEL_WARM_UP = 3  # rounds that are not counted
 
 
 def seconds(body: Callable[[], object]) -> float:
@@ -49,6 +52,7 @@ def librosa_mel(audio: np.ndarray) -> np.ndarray:
     return out
 
 
+@threadpool_limits.wrap(limits=1)  # librosa's and our matrix products; torch is set in `main`
 def compare_mels(rounds: int, clips: int = 16) -> list[list[str]]:
     rng = np.random.default_rng(0)
     audio = (0.1 * rng.standard_normal((clips, int(MEL_CLIP_S * SAMPLE_RATE)))).astype(np.float32)
@@ -61,16 +65,20 @@ def compare_mels(rounds: int, clips: int = 16) -> list[list[str]]:
         "ours, one batch": lambda: log_mel(batch),
     }
     times: dict[str, list[float]] = {name: [] for name in variants}
-    for _ in range(rounds + 1):
+    for turn in range(MEL_WARM_UP + rounds):
         for name, body in variants.items():
-            times[name].append(seconds(body))
-    middle = {name: statistics.median(values[1:]) for name, values in times.items()}
-    base = middle["librosa, clip by clip"]
-    hours = clips * MEL_CLIP_S / 3600
-    return [
-        [name, f"{value / clips * 1e3:.1f}", f"{hours / value * 3600:.0f}", f"{base / value:.2f}"]
-        for name, value in middle.items()
-    ]
+            took = seconds(body)
+            if turn >= MEL_WARM_UP:
+                times[name].append(took)
+    base = times["librosa, clip by clip"]
+    rows = []
+    for name, values in times.items():
+        clip_s = statistics.median(values) / clips
+        quotients = [theirs / ours for theirs, ours in zip(base, values, strict=True)]
+        speed = f"{statistics.median(base) / statistics.median(values):.2f}"
+        spread = f"{min(quotients):.2f} to {max(quotients):.2f}"
+        rows.append([name, f"{clip_s * 1e3:.1f}", f"{MEL_CLIP_S / clip_s:.0f}", speed, spread])
+    return rows
 
 
 def compare_prepare(rounds: int, clips: int) -> list[list[str]]:
@@ -115,10 +123,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--clips", type=int, default=96)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--mel-rounds", type=int, default=25)
     options = parser.parse_args()
     torch.set_num_threads(1)
     print(machine_line() + "\n")
-    print(table(["mel", "ms a clip of 25 s", "times real time", "of librosa"], compare_mels(options.rounds)))
+    head = ["mel", "ms a clip of 25 s", "times real time", "times librosa's speed", "in single rounds"]
+    print(table(head, compare_mels(options.mel_rounds)))
     rows = compare_prepare(options.rounds, options.clips)
     print("\n" + table(["preparation", "clips/s", "each round", "of one Ray worker"], rows))
 

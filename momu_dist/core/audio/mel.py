@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
-from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,8 +17,8 @@ __all__ = ["HOP", "MEL_FLOOR", "MEL_RATE_HZ", "N_MELS", "SAMPLE_RATE", "log_mel"
 
 N_FFT = 1024
 MEL_FLOOR = -5.0
-_BLOCK = 64  # frames: 0.25 MB of samples and as much of spectrum
-_GROUP_EDGES = (0, 48, 66, N_MELS)  # of bands: under 1.4 kHz, under 3.4 kHz, above
+_BLOCK = 192  # frames: 0.8 MB of samples and as much of spectrum; fewer do not pay for the calls, more leave the cache
+_GROUP = 16  # bands: five groups need a fifth of the products that the whole filterbank takes
 EDGE = (N_FFT - HOP) // 2  # samples reflected at each end, so that n samples give floor(n / HOP) frames
 
 
@@ -55,13 +56,14 @@ def log_mel(wav: Tensor) -> Tensor:
         raise ClipError(
             f"audio has {wav.shape[-1]} samples, expected {EDGE + 1} or more at {SAMPLE_RATE} Hz; the clip is too short"
         )
-    if not torch.isfinite(wav).all():
-        raise ClipError("audio holds values that are not finite, expected none; the file may be damaged")
     if wav.numel() == 0:  # torch's FFT refuses an empty batch
         return wav.new_zeros((0, N_MELS, wav.shape[-1] // HOP), dtype=torch.float32)
+    low, high = (bound.item() for bound in wav.detach().aminmax())  # NaN among the values makes both NaN
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ClipError("audio holds values that are not finite, expected none; the file may be damaged")
     clips = wav.reshape(-1, wav.shape[-1]).float()
     if clips.device.type == "cpu" and not (torch.is_grad_enabled() and clips.requires_grad):
-        mel = torch.stack([_in_blocks(clip) for clip in clips])
+        mel = _in_blocks(clips if low >= -1 and high <= 1 else clips.clamp(-1.0, 1.0))
     else:
         mel = log_mel_unchecked(clips)
     return mel if wav.ndim == 2 else mel[0]
@@ -77,40 +79,46 @@ def log_mel_unchecked(clips: Tensor) -> Tensor:
     return torch.matmul(mel_filterbank(clips.device), magnitude).clamp(min=10**MEL_FLOOR).log10()
 
 
-def _in_blocks(clip: Tensor) -> Tensor:
-    """`log_mel_unchecked` of one clip (n,) on the CPU, without gradient, in half the time.
+def _in_blocks(clips: Tensor) -> Tensor:
+    """`log_mel_unchecked` of clips (B, n) within [-1, 1] on the CPU, without gradient, in a fraction of the time.
 
-    Some frames at a time stay in the processor's cache, in memory that is asked for once; and groups of neighbouring
-    bands are multiplied with the bins they have weights for, not with all.
+    Some frames at a time stay in the processor's cache, and each step is done by the library that is faster at it on a
+    CPU: torch windows and transforms, numpy does the rest. Nearly half of the time is the FFT.
     """
-    clip = clip.clamp(-1.0, 1.0)[None, None]
-    frames = F.pad(clip, (EDGE, EDGE), mode="reflect")[0, 0].unfold(-1, N_FFT, HOP)
-    out = clip.new_empty((len(frames), N_MELS))
-    windowed = clip.new_empty((_BLOCK, N_FFT))
-    spectrum = torch.empty((_BLOCK, N_FFT // 2 + 1), dtype=torch.complex64)
-    magnitude = clip.new_empty((_BLOCK, N_FFT // 2 + 1))
-    window = hann_window(clip.device)
-    for first in range(0, len(frames), _BLOCK):
-        n = min(_BLOCK, len(frames) - first)
-        torch.mul(frames[first : first + n], window, out=windowed[:n])
-        torch.fft.rfft(windowed[:n], out=spectrum[:n])
-        squares = torch.view_as_real(spectrum[:n]).square_()
-        torch.add(squares[..., 0], squares[..., 1], out=magnitude[:n])
-        magnitude[:n].add_(1e-9).sqrt_()
-        for bands, bins, weights in _band_groups():
-            out[first : first + n, bands] = magnitude[:n, bins] @ weights
-    return out.clamp_(min=10**MEL_FLOOR).log10_().T
+    mel = np.empty((len(clips), N_MELS, clips.shape[-1] // HOP), dtype=np.float32)
+    window = hann_window(clips.device)
+    for clip, out in zip(clips.detach().numpy(), mel, strict=True):
+        padded = np.pad(clip, EDGE, mode="reflect")
+        first = 0
+        for frames in torch.from_numpy(padded).unfold(-1, N_FFT, HOP).split(_BLOCK):
+            bands = _bands(torch.fft.rfft(frames * window).numpy())
+            out[:, first : first + len(bands)] = np.log10(bands, out=bands).T
+            first += len(bands)
+    return torch.from_numpy(mel).clamp_(min=MEL_FLOOR)
+
+
+def _bands(spectrum: np.ndarray) -> np.ndarray:
+    """Mel (T, 80) of a complex spectrum (T, 513): groups of bands are multiplied with the bins they have weights for."""
+    magnitude = np.abs(spectrum)  # one vectorized pass; a sum over the strided halves is not
+    np.square(magnitude, out=magnitude)
+    magnitude += 1e-9
+    np.sqrt(magnitude, out=magnitude)
+    mel = np.empty((len(magnitude), N_MELS), dtype=np.float32)
+    for bands, bins, weights in _band_groups():
+        np.matmul(magnitude[:, bins], weights, out=mel[:, bands])
+    return mel
 
 
 @lru_cache(maxsize=1)
-def _band_groups() -> list[tuple[slice, slice, Tensor]]:
+def _band_groups() -> list[tuple[slice, slice, np.ndarray]]:
     """Groups of bands with the bins they have weights for, and those weights (bins, bands)."""
-    basis = mel_filterbank(torch.device("cpu"))
+    basis = mel_filterbank(torch.device("cpu")).numpy()
     groups = []
-    for low, high in pairwise(_GROUP_EDGES):
-        used = basis[low:high].any(dim=0).nonzero()
+    for low in range(0, N_MELS, _GROUP):
+        bands = slice(low, low + _GROUP)
+        used = np.flatnonzero(basis[bands].any(axis=0))
         bins = slice(int(used[0]), int(used[-1]) + 1)
-        groups.append((slice(low, high), bins, basis[low:high, bins].T.contiguous()))
+        groups.append((bands, bins, np.ascontiguousarray(basis[bands, bins].T)))
     return groups
 
 
