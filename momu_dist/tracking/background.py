@@ -66,10 +66,9 @@ class BackgroundTracker:
         self._put("start", {"name": run_name, "params": flatten(params), "tags": dict(tags or {})})
         return self._run_id
 
-    def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        self._put(
-            "metrics", {"step": int(step), "values": {key: float(value) for key, value in values.items()}}
-        )
+    def metrics(self, step: int, values: Mapping[str, float], time_s: float | None = None) -> None:
+        floats = {key: float(value) for key, value in values.items()}
+        self._put("metrics", {"step": int(step), "values": floats}, time_s)
 
     def artifact(self, local_path: str | Path, folder: str = "") -> None:
         self._put("artifact", {"path": str(Path(local_path).absolute()), "folder": folder})
@@ -104,8 +103,9 @@ class BackgroundTracker:
         if thread.is_alive():
             self._abandon()
 
-    def _put(self, kind: Kind, body: dict[str, Any]) -> None:
-        event = Event(kind, self._run_id, time.time_ns() // 1_000_000, body)
+    def _put(self, kind: Kind, body: dict[str, Any], time_s: float | None = None) -> None:
+        when = time.time() if time_s is None else time_s
+        event = Event(kind, self._run_id, round(when * 1000), body)
         try:
             self._queue.put_nowait(event)
         except queue.Full:

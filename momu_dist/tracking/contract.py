@@ -25,8 +25,11 @@ class Tracker(Protocol):
         """
         ...
 
-    def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        """Record `values` by name at `step`, with the time of this call."""
+    def metrics(self, step: int, values: Mapping[str, float], time_s: float | None = None) -> None:
+        """Record `values` by name at `step`, at a Unix time; now if None.
+
+        What is recorded again with the same time counts once.
+        """
         ...
 
     def artifact(self, local_path: str | Path, folder: str = "") -> None:

@@ -22,7 +22,7 @@ class NullTracker:
     ) -> str:
         return run_id or uuid.uuid4().hex
 
-    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+    def metrics(self, step: int, values: Mapping[str, float], time_s: float | None = None) -> None:
         return None
 
     def artifact(self, local_path: str | Path, folder: str = "") -> None:

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -154,16 +155,22 @@ class RunFolder:
         """Store the tracker's id of this run."""
         self._tracking.write_text(run_id)
 
-    def rewind_metrics(self, step: int) -> None:
-        """Drop what an attempt logged after `step`, the checkpoint from which the run goes on."""
+    def rewind_metrics(self, step: int) -> Relogged:
+        """Drop what an attempt logged after `step`, the checkpoint from which the run goes on; return when that was."""
         if not self.metrics.is_file():
-            return
-        kept = [entry for entry in read_metrics(self.metrics) if entry["step"] <= step]
+            return Relogged([], {})
+        kept, dropped = [], {}
+        for entry in read_metrics(self.metrics):
+            if entry["step"] <= step:
+                kept.append(entry)
+            else:
+                dropped[_kind(entry["step"], entry)] = entry.get("time", 0.0)
         _write(self.metrics, "".join(json.dumps(entry) + "\n" for entry in kept))
+        return Relogged(kept, dropped)
 
-    def append_metrics(self, step: int, values: dict[str, float]) -> None:
+    def append_metrics(self, step: int, values: Mapping[str, float], time_s: float) -> None:
         """Add one line to metrics.jsonl."""
-        line = json.dumps({"step": step, "time": round(time.time(), 3), **values})
+        line = json.dumps({"step": step, "time": time_s, **values})
         with self.metrics.open("a") as file:
             file.write(line + "\n")
 
@@ -178,6 +185,27 @@ class RunFolder:
         if not isinstance(tree, dict):
             raise ConfigError(f"{path} holds no mapping, it is torn; delete that run folder.")
         return tree
+
+
+@dataclass(frozen=True)
+class Relogged:
+    """What a run that goes on had logged: `kept` entries, and the times of those that will be logged again."""
+
+    kept: list[dict[str, Any]]
+    times: dict[str, float]
+
+    def time_of(self, step: int, values: Mapping[str, float]) -> float:
+        """Return when these values were logged first, so that they count once; now, if they were not."""
+        return self.times.get(_kind(step, values), round(time.time(), 3))
+
+
+def without_time(entry: Mapping[str, Any]) -> dict[str, float]:
+    """Return the values of an entry of the log."""
+    return {name: value for name, value in entry.items() if name not in ("step", "time")}
+
+
+def _kind(step: int, values: Mapping[str, Any]) -> str:
+    return f"{step} {sorted(without_time(values))}"
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

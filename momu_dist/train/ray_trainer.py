@@ -120,10 +120,11 @@ def _check_room(config: RunConfig) -> None:
     """Ray Data gets what the workers leave; with nothing left it waits for ever instead of failing."""
     train = config.train
     found = ray.cluster_resources().get("CPU", 0.0)
-    needed = train.workers * (train.worker_cpus + READER_CPUS)
+    fewest = train.min_workers or train.workers
+    needed = fewest * (train.worker_cpus + READER_CPUS)
     if found < needed:
         raise ConfigError(
-            f"Ray has {found:g} CPUs, {train.workers} workers with {train.worker_cpus:g} CPUs each and their readers need "
+            f"Ray has {found:g} CPUs, {fewest} workers with {train.worker_cpus:g} CPUs each and their readers need "
             f"{needed:g}; start Ray with more --num-cpus (they are logical), or lower train.workers or train.worker_cpus."
         )
 

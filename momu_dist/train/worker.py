@@ -27,13 +27,16 @@ from momu_dist.train.build import build_task, export_facts, pick_device, require
 from momu_dist.train.collective import rank, world_size
 from momu_dist.train.engine import DdpEngine, Engine, EngineOptions, LocalEngine
 from momu_dist.train.exports import Exports, register_best
-from momu_dist.train.folder import RunFolder, writing_to
+from momu_dist.train.folder import Relogged, RunFolder, without_time, writing_to
 from momu_dist.train.loop import Feed, Hooks, Trainer, Weights, Wish
 from momu_dist.train.seen import RecordedFeed
 from momu_dist.train.store import CheckpointStore, Retention
 from momu_dist.train.watch import Watch
 
 logger = logging.getLogger(__name__)
+
+SENT_AGAIN = 1000
+"""Entries of the log that a restart sends to the tracker once more."""
 
 
 @dataclass(frozen=True)
@@ -106,13 +109,20 @@ def _train(
     retention = Retention(config.train.keep_last, config.train.keep_best)
     store = CheckpointStore(folder.checkpoints, retention, folder.tell)
 
+    before = Relogged([], {})
+
     def log(step: int, metrics: dict[str, float]) -> None:
-        folder.append_metrics(step, metrics)
-        tracker.metrics(step, metrics)
+        when = before.time_of(step, metrics)
+        folder.append_metrics(step, metrics, when)
+        tracker.metrics(step, metrics, when)
 
     def resumed(step: int) -> None:
+        nonlocal before
         written.restore()
-        folder.rewind_metrics(step)
+        before = folder.rewind_metrics(step)
+        # A process that was killed may not have sent the last of them; what is sent twice counts once.
+        for entry in before.kept[-SENT_AGAIN:]:
+            tracker.metrics(entry["step"], without_time(entry), entry["time"])
         if step:
             folder.tell(f"goes on at step {step} with {world_size()} workers")
 

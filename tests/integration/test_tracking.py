@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from faults import Drill, losses
+from faults import Drill, Field, losses
 from momu_dist.tracking import open_tracker
 from momu_dist.tracking.events import Spool
 
@@ -196,3 +197,26 @@ def test_a_server_that_is_away_costs_the_run_nothing_and_misses_nothing(
     history = client.get_metric_history(tracked.info.run_id, "total")
     assert [(metric.step, metric.value) for metric in history] == losses(run.run)
     assert tracked.info.status == "FINISHED"
+
+
+def test_a_killed_run_has_each_value_once_in_its_one_run(field: Field, drill: Callable[..., Drill]) -> None:
+    uri = f"sqlite:///{field.root / 'killed.db'}"
+    more = (
+        f"tracking.uri={uri}",
+        "tracking.experiment=test",
+        "train.max_steps=40",
+        "train.checkpoint_every=7",
+    )
+    more += ("train.previews=false",)
+    run = drill("dit_a2m", "local", "killed-and-tracked", *more)
+    run.kill("driver", 12, random.Random(0))
+    run.finish()
+    client, runs = stored_runs(uri)
+    (tracked,) = runs
+    assert tracked.info.status == "FINISHED"
+    for name, found in (("total", losses(run.run)), ("val/true", None)):
+        history = [
+            (metric.step, metric.value) for metric in client.get_metric_history(tracked.info.run_id, name)
+        ]
+        assert history and len(history) == len(set(history))
+        assert found is None or sorted(history) == found

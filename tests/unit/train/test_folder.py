@@ -86,10 +86,13 @@ def test_a_torn_config_is_one_sentence(tmp_path: Path, text: str) -> None:
 def test_metrics_of_what_is_done_again_and_torn_lines_are_dropped(tmp_path: Path) -> None:
     folder = opened(config_of(tmp_path))
     for step in range(1, 6):
-        folder.append_metrics(step, {"total": float(step)})
+        folder.append_metrics(step, {"total": float(step)}, 100.0 + step)
     with folder.metrics.open("a") as file:
         file.write('{"step": 6, "to')
-    folder.rewind_metrics(3)
+    before = folder.rewind_metrics(3)
+    assert [entry["step"] for entry in before.kept] == [1, 2, 3]
+    assert before.time_of(4, {"total": 0.0}) == 104.0, "what comes again has the time it had"
+    assert before.time_of(4, {"val/rec": 0.0}) > 1e9 and before.time_of(9, {"total": 0.0}) > 1e9
     assert [entry["step"] for entry in read_metrics(folder.metrics)] == [1, 2, 3]
 
 
@@ -117,8 +120,8 @@ def test_finished_and_tracking_id_come_back(tmp_path: Path) -> None:
 
 def test_metrics_are_appended_line_by_line(tmp_path: Path) -> None:
     folder = opened(config_of(tmp_path))
-    folder.append_metrics(1, {"total": 0.5})
-    folder.append_metrics(2, {"total": 0.25})
+    folder.append_metrics(1, {"total": 0.5}, 1.0)
+    folder.append_metrics(2, {"total": 0.25}, 1.0)
     lines = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
     assert [(line["step"], line["total"]) for line in lines] == [(1, 0.5), (2, 0.25)]
 
@@ -152,10 +155,10 @@ def test_a_torn_end_is_one_sentence(tmp_path: Path, text: str) -> None:
 
 def test_metrics_that_are_no_entries_are_dropped(tmp_path: Path) -> None:
     folder = opened(config_of(tmp_path))
-    folder.append_metrics(1, {"total": 1.0})
+    folder.append_metrics(1, {"total": 1.0}, 1.0)
     with folder.metrics.open("ab") as file:
         file.write(b'[1]\n{"step": "x"}\n\xff\xfe\x00\n')
-    folder.append_metrics(2, {"total": 1.0})
+    folder.append_metrics(2, {"total": 1.0}, 1.0)
     folder.rewind_metrics(5)
     assert [entry["step"] for entry in read_metrics(folder.metrics)] == [1, 2]
 
