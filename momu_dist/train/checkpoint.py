@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from momu_dist.data.hashes import file_sha256
-from momu_dist.errors import CheckpointError
+from momu_dist.errors import CheckpointError, DiskError
 
 logger = logging.getLogger(__name__)
 
@@ -48,13 +47,29 @@ def checkpoint_folders(folder: Path) -> list[Path]:
 
 
 def newest_checkpoint(folder: Path, tell: Callable[[str], None] = logger.warning) -> Checkpoint | None:
-    """Return the newest checkpoint in `folder` that is whole, or None; what is torn or altered is told of and passed over."""
-    for path in checkpoint_folders(folder):
+    """Return the newest checkpoint in `folder` that is whole; None where none was ever committed.
+
+    What is torn or altered is told of and passed over. Raises CheckpointError where all are: a run of days should not
+    start anew without having been asked to.
+    """
+    found = checkpoint_folders(folder)
+    for path in found:
         try:
             return verified(path)
         except CheckpointError as error:
-            tell(f"{error} It is passed over for the one before.")
+            if path == found[-1]:
+                raise CheckpointError(
+                    f"no checkpoint of {len(found)} in {folder} is whole; the last that was tried: {error} Bring one back from a "
+                    f"copy, or delete {folder} to start anew."
+                ) from error
+            tell(f"{error} {path.name} is passed over for the one before.")
     return None
+
+
+def committed_step(folder: Path) -> int:
+    """Return the step of the newest checkpoint in `folder` by its name, without a look into it; 0 where there is none."""
+    found = checkpoint_folders(folder)
+    return int(found[0].name.removeprefix("step-")) if found else 0
 
 
 def derived_folder(checkpoint: Path, name: str) -> Path:
@@ -71,18 +86,42 @@ def read_state(folder: Path) -> dict[str, Any]:
             raise ValueError("it does not have the hash written with it")
         if state["step"] != int(folder.name.removeprefix("step-")):
             raise ValueError("it is of another step")
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is missing.") from error
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} is torn or was changed ({error}).") from error
     return state
+
+
+def unreadable(path: Path, error: OSError) -> DiskError:
+    """Return the error for a file that the system does not give, which says nothing about what is in it."""
+    return DiskError(
+        f"{path} cannot be read ({error.strerror}); mend the disk or the permissions and run the same command."
+    )
 
 
 def verified(folder: Path) -> Checkpoint:
     """Return the checkpoint at `folder`; CheckpointError where any file of it is not what was written."""
     state = read_state(folder)
-    for name, digest in state["files"].items():
-        if not (folder / name).is_file() or file_sha256(folder / name) != digest:
-            raise CheckpointError(f"{folder / name} is torn or was changed.")
+    check_files(folder, state["files"])
     return Checkpoint(folder, state)
+
+
+def check_files(folder: Path, hashes: Mapping[str, str]) -> None:
+    """CheckpointError where a file of `folder` is not what was written; DiskError where the system does not give it."""
+    for name, expected in hashes.items():
+        path = folder / name
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing.")
+        try:
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise unreadable(path, error) from error
+        if found != expected:
+            raise CheckpointError(f"{path} is torn or was changed.")
 
 
 def digest(state: Mapping[str, Any]) -> str:

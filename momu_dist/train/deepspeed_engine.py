@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import json
 import shutil
 import sys
 import tempfile
@@ -19,8 +20,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from momu_dist.data.hashes import file_sha256
 from momu_dist.errors import CheckpointError
-from momu_dist.train.checkpoint import Checkpoint, derived_folder
+from momu_dist.train.checkpoint import Checkpoint, check_files, derived_folder
 from momu_dist.train.engine import EngineOptions, saved
 
 
@@ -180,10 +182,11 @@ def universal(checkpoint: Checkpoint, name: str) -> Path:
     Every rank must call it.
     """
     folder = derived_folder(checkpoint.folder, "universal")
-    if dist.get_rank() == 0 and not (folder / name).is_dir():
+    if dist.get_rank() == 0 and not _is_of(folder, checkpoint):
         from deepspeed.checkpoint.ds_to_universal import main as convert
 
-        temporary = folder.with_name(f"{folder.name}.writing")
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary = derived_folder(checkpoint.folder, "universal-writing")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         arguments = {
@@ -198,6 +201,21 @@ def universal(checkpoint: Checkpoint, name: str) -> Path:
         }
         with contextlib.redirect_stdout(io.StringIO()):
             convert(argparse.Namespace(**arguments))
+        files = {str(p.relative_to(temporary)): file_sha256(p) for p in temporary.rglob("*") if p.is_file()}
+        (temporary / _SOURCE).write_text(json.dumps({"of": checkpoint.state["sha256"], "files": files}))
         temporary.rename(folder)
     dist.barrier()
     return folder
+
+
+_SOURCE = "source.json"
+
+
+def _is_of(folder: Path, checkpoint: Checkpoint) -> bool:
+    """Whether the universal form at `folder` was made from this checkpoint and is what was written."""
+    try:
+        source = json.loads((folder / _SOURCE).read_text())
+        check_files(folder, source["files"])
+    except (OSError, ValueError, KeyError, CheckpointError):
+        return False
+    return bool(source["of"] == checkpoint.state["sha256"])

@@ -121,6 +121,11 @@ def warnings(config: RunConfig, size: Size) -> list[str]:
             f"train.global_batch {train.global_batch} does not divide among train.workers {train.workers}: "
             f"{train.usable(train.workers)} are used."
         )
+    if train.min_workers is not None and not train.fits(train.min_workers):
+        found.append(
+            f"train.min_workers {train.min_workers} cannot share train.global_batch {train.global_batch}: the next larger "
+            "number that can is used."
+        )
     if config.optim.warmup_steps >= size.total_steps:
         found.append(
             f"the warm-up of {config.optim.warmup_steps} steps never ends: the run has {size.total_steps}; the rate stays below "

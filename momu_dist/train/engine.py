@@ -147,7 +147,9 @@ class LocalEngine:
         return {name: whole[name] for name, _ in self.net.named_parameters()}
 
     def snapshot(self) -> dict[str, memoryview]:
-        if rank() != 0:  # all have the same
+        if (
+            rank() != 0
+        ):  # all have the same, but for a batch norm's running statistics, which training does not read
             return {}
         state = {"net": self.net.state_dict(), "optimizer": self.optimizer.state_dict()}
         return {f"{self.name}.pt": saved(state)}

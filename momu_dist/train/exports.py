@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ from typing import Any
 from momu_dist.config.load import resolved_dict
 from momu_dist.config.schema import RunConfig
 from momu_dist.core.catalog import STAGES
-from momu_dist.data.hashes import folder_sha256
-from momu_dist.errors import MomuError
+from momu_dist.data.hashes import file_sha256, folder_sha256
+from momu_dist.errors import CheckpointError, MomuError
 from momu_dist.inference.export import find_export, link_export, restore_export, write_export
 from momu_dist.tracking import Tracker
 from momu_dist.train.checkpoint import EXPORT, Checkpoint
@@ -46,11 +47,19 @@ class Exports:
         self._best = math.inf
 
     def restore(self) -> None:
-        """Go on from what an earlier attempt left; a damaged `best/` is a CheckpointError."""
+        """Go on from what an earlier attempt left; a `best/` that is damaged is told of and forgotten."""
         for path in (self.folder.export, self.folder.best):
             restore_export(path)
-        if self.folder.best.exists():
-            self._best = float(find_export(self.folder.best).facts["validation"])
+        if not self.folder.best.exists():
+            return
+        try:
+            best = find_export(self.folder.best)
+            if file_sha256(best.folder / "model.safetensors") != best.sha256:
+                raise CheckpointError(f"{best.folder} is torn or was changed.")
+            self._best = float(best.facts["validation"])
+        except (CheckpointError, KeyError, TypeError, ValueError) as error:
+            self.folder.tell(f"the best model so far cannot be used and is forgotten: {error}")
+            shutil.rmtree(self.folder.best, ignore_errors=True)
 
     def judge(self, step: int, validated: Mapping[str, float]) -> float | None:
         """Return the value of step `step` among exports; None if it cannot be the best."""

@@ -99,7 +99,6 @@ class RunFolder:
             _write(self._config, yaml.safe_dump(resolved_dict(config), sort_keys=False))
             _write(self._origin, json.dumps(dict(origin), indent=2))
             self._failure.unlink(missing_ok=True)
-            self._stop.unlink(missing_ok=True)
 
     def finished(self) -> dict[str, Any] | None:
         """Return what the run wrote at its end, or None."""
@@ -119,10 +118,11 @@ class RunFolder:
 
     def fail(self, sentence: str) -> None:
         """Leave the reason why a run stopped, for the process that started it."""
-        if self._failure.is_file():
-            return  # the first reason is the cause, later ones follow from it
         try:
-            self._failure.write_text(sentence)
+            with self._failure.open("x") as file:
+                file.write(sentence)
+        except FileExistsError:
+            return  # the first reason is the cause, later ones follow from it
         except OSError as error:  # a full disk has room for an empty file at least
             logger.info("the reason could not be kept in %s (%s): %s", self._failure, error, sentence)
 
@@ -137,6 +137,10 @@ class RunFolder:
     def request_stop(self, reason: str) -> None:
         """Ask the workers, wherever they are, to save and stop; a file named `stop` in the run folder does the same."""
         self._stop.write_text(reason)
+
+    def withdraw_stop(self) -> None:
+        """Forget that the run was asked to stop."""
+        self._stop.unlink(missing_ok=True)
 
     def stop_requested(self) -> bool:
         """Return whether the run was asked to stop."""
@@ -161,7 +165,7 @@ class RunFolder:
             return Relogged([], {})
         kept, dropped = [], {}
         for entry in read_metrics(self.metrics):
-            if entry["step"] <= step:
+            if entry["step"] <= step and step > 0:
                 kept.append(entry)
             else:
                 dropped[_kind(entry["step"], entry)] = entry.get("time", 0.0)

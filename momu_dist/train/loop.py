@@ -22,7 +22,7 @@ from momu_dist.core.seeds import seed_of
 from momu_dist.core.tasks.base import Batch, Row, Task
 from momu_dist.errors import CheckpointError, Stopped, TrainingError
 from momu_dist.train.checkpoint import Checkpoint
-from momu_dist.train.collective import barrier, from_all, largest, rank, world_size
+from momu_dist.train.collective import barrier, from_all, from_rank_0, largest, rank, world_size
 from momu_dist.train.ema import Ema
 from momu_dist.train.engine import Engine
 from momu_dist.train.schedule import learning_rate
@@ -98,9 +98,7 @@ class Trainer:
         decay = config.train.ema_decay
         self.ema = None if decay is None else Ema(self.main.local_parameters(), decay)
         self._meter = Meter()
-        self._newest: int | None = (
-            None  # the step of the newest checkpoint that this run has begun to write or started at
-        )
+        self._saved_step = 0  # of the newest checkpoint that this run began to write, or started at
 
     def run(self) -> None:
         """Train to the end.
@@ -115,9 +113,12 @@ class Trainer:
             raise
 
     def _run(self) -> None:
-        first = self._restore()
+        newest = self._restore()
+        first = newest.step if newest else 0
         if rank() == 0:
             self.hooks.resumed(first)
+            if newest is not None:
+                self.hooks.committed(newest)  # a kill may have come before this was done
         if first == 0:
             self._validate(0)
         if first < self.total_steps:
@@ -128,7 +129,13 @@ class Trainer:
             self._train_step(step, rows)
             self._finish_step(step + 1)
             waiting = time.perf_counter()
-            self.hooks.reached(step + 1, "reading samples")
+            first = step + 1
+            self.hooks.reached(first, "reading samples")
+        if first != self.total_steps:
+            raise TrainingError(
+                f"the samples ended after step {first} of {self.total_steps}; run the same command again to go on from the "
+                "newest checkpoint."
+            )
         self.store.wait()
         barrier()  # rank 0 has committed
 
@@ -155,7 +162,7 @@ class Trainer:
         wish = Wish(int(largest(self.hooks.wish(done), self.device)))
         if wish == Wish.GO_ON:
             return
-        if self._newest != done and done > 0:
+        if self._saved_step != done:
             self._save(done, {})
         self.store.wait()
         barrier()
@@ -201,7 +208,7 @@ class Trainer:
         guilty = [clip for found, clips in named if not math.isfinite(found) for clip in clips]
         self.store.wait()
         barrier()
-        newest = self.store.newest() if rank() == 0 else None
+        newest = from_rank_0(self.store.newest() if rank() == 0 else None)
         raise TrainingError(
             f"the {what} of step {step} is not finite; the step was not taken. Clips of that batch: {', '.join(guilty)}. "
             f"Last good checkpoint: {newest.folder if newest else 'none yet'}. Look at these clips, or lower optim.lr."
@@ -253,8 +260,11 @@ class Trainer:
             self.hooks.sample(done, weights)
 
     def _save(self, done: int, validated: dict[str, float]) -> None:
+        self.store.wait()  # before anything is copied: one copy in memory is enough
         self.hooks.reached(done, "copying the checkpoint")
         weights = self._weights()
+        if rank() != 0:
+            weights = {}
         files: dict[str, memoryview] = {}
         for engine in self.engines.values():
             files |= engine.snapshot()
@@ -266,14 +276,14 @@ class Trainer:
         }
         export = partial(self.hooks.export, done, weights, validated)
         self.store.save(done, state, files, export, self.hooks.committed)
-        self._newest = done
+        self._saved_step = done
         self.hooks.reported(done)
 
-    def _restore(self) -> int:
-        """Go on at the newest checkpoint that is whole; return its step, 0 where there is none."""
+    def _restore(self) -> Checkpoint | None:
+        """Go on at the newest checkpoint that is whole, and return it; None where there is none."""
         newest = self.store.begin()
         if newest is None:
-            return 0
+            return None
         self._check(newest)
         try:
             for engine in self.engines.values():
@@ -282,13 +292,14 @@ class Trainer:
                 # What is exported is the average: it is stored once.
                 whole = load_file(newest.export / "model.safetensors")
                 self.ema.restore(self.main.localise(whole), newest.state["ema_updates"])
-        except (OSError, EOFError, KeyError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        except (EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+            # Its files are what was written. Other errors are not theirs: a worker that was killed meanwhile, a full device.
             raise CheckpointError(
                 f"{newest.folder} cannot be loaded ({type(error).__name__}: {error}); delete that folder to go on from the one "
                 "before."
             ) from error
-        self._newest = newest.step
-        return newest.step
+        self._saved_step = newest.step
+        return newest
 
     def _check(self, newest: Checkpoint) -> None:
         """Refuse a checkpoint of another run than this; another number of workers is none."""

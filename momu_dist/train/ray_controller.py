@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
 import ray.train
 from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
 
@@ -46,12 +47,17 @@ class PlannedIngest(ray.train.DataConfig):
 
 
 class WholeShares(ElasticScalingPolicy):
-    """Takes the largest of `sizes` that there is room for: numbers of workers that can share the global batch."""
+    """Takes the largest of `sizes` that there is room for: numbers of workers that can share the global batch.
 
-    def __init__(self, scaling: ray.train.ScalingConfig, sizes: Sequence[int]) -> None:
+    `cpus` is what a worker needs together with its reader, for which Ray reserves nothing.
+    """
+
+    def __init__(self, scaling: ray.train.ScalingConfig, sizes: Sequence[int], cpus: float) -> None:
         super().__init__(scaling)
         self.sizes = tuple(sizes)
+        self.cpus = cpus
 
     def _count_possible_workers(self, reserved_resources: Any) -> int:
         found = super()._count_possible_workers(reserved_resources)
+        found = min(found, int(ray.cluster_resources().get("CPU", 0.0) // self.cpus))
         return max((size for size in self.sizes if size <= found), default=0)

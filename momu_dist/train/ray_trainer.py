@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
@@ -21,7 +22,7 @@ from momu_dist.data.feed import FeedSpec, make_plan, validation_rows
 from momu_dist.data.ray_pipeline import READER_CPUS
 from momu_dist.data.record import table_rows
 from momu_dist.errors import ConfigError, Stopped, TrainingError
-from momu_dist.train.checkpoint import newest_checkpoint
+from momu_dist.train.checkpoint import committed_step
 from momu_dist.train.folder import RunFolder
 from momu_dist.train.ray_controller import PlannedIngest, RemainingSteps, WholeShares
 from momu_dist.train.worker import Host, run_worker
@@ -36,12 +37,21 @@ def run_on_ray(config: RunConfig, spec: FeedSpec, total_steps: int) -> None:
     train = config.train
     folder = RunFolder(config)
     _check_room(config)
+    drains = os.environ.get("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1") != "0"
     use_gpu = train.device == "cuda"
     trainer = _Trainer(
         config,
         _worker,
-        train_loop_config={"config": resolved_dict(config), "spec": spec, "total_steps": total_steps},
-        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
+        train_loop_config={
+            "config": resolved_dict(config),
+            "spec": spec,
+            "total_steps": total_steps,
+            "drains": drains,
+        },
+        # Longer than a stall: the watch names who does not come before the others give up waiting.
+        torch_config=TorchConfig(
+            backend="nccl" if use_gpu else "gloo", timeout_s=math.ceil(train.stall_s) + 300
+        ),
         scaling_config=ray.train.ScalingConfig(
             num_workers=(train.min_workers, train.workers) if elastic(config) else train.workers,
             use_gpu=use_gpu,
@@ -61,16 +71,15 @@ def run_on_ray(config: RunConfig, spec: FeedSpec, total_steps: int) -> None:
             trainer.fit()
     except ray.train.TrainingFailedError as error:
         _raise_failure(folder)
-        newest = newest_checkpoint(folder.checkpoints)
+        step = committed_step(folder.checkpoints)
         raise TrainingError(
             f"training of {config.name} was given up (train.max_failures {train.max_failures}); last cause: {_cause(error)}. "
-            f"Newest checkpoint: {newest.folder if newest else 'none'}. Start it again with the same name to continue."
+            f"Newest checkpoint: {f'step {step}' if step else 'none'}. Start it again with the same name to continue."
         ) from error
     _raise_failure(folder)
     finished = folder.finished() or {"steps": 0}
     if finished["steps"] < total_steps and folder.stop_requested():
-        newest = newest_checkpoint(folder.checkpoints)
-        raise Stopped(f"stopped as asked after step {newest.step if newest else 0} of {total_steps}")
+        raise Stopped(f"stopped as asked after step {committed_step(folder.checkpoints)} of {total_steps}")
     if finished["steps"] < total_steps:
         raise TrainingError(
             f"the workers of {config.name} ended without finishing; look into {folder.path / 'ray'}."
@@ -109,7 +118,7 @@ def ray_device(config: RunConfig) -> Literal["cpu", "cuda"]:
     if train.device != "auto":
         return train.device
     gpus = ray.cluster_resources().get("GPU", 0.0)
-    if 0 < gpus < train.workers:
+    if 0 < gpus < (train.min_workers or train.workers):
         raise ConfigError(
             f"Ray has {gpus:g} GPUs for {train.workers} workers; set train.workers={int(gpus)}, or train.device=cpu."
         )
@@ -145,7 +154,8 @@ class _Trainer(TorchTrainer):
     def _initialize_and_run_controller(self, **parts: Any) -> Any:
         if elastic(self._config):
             sizes = [n for n in range(1, self._config.train.workers + 1) if self._config.train.fits(n)]
-            parts["scaling_policy"] = WholeShares(self.scaling_config, sizes)
+            cpus = self._config.train.worker_cpus + READER_CPUS
+            parts["scaling_policy"] = WholeShares(self.scaling_config, sizes, cpus)
         return super()._initialize_and_run_controller(**parts)
 
 
@@ -153,7 +163,8 @@ def _worker(arguments: dict[str, Any]) -> None:
     config = config_from_dict(arguments["config"], where="the driver's config")
     if RunFolder(config).failure() is not None:
         return  # an attempt before this one left a reason that will not go away; the driver tells it
-    host = Host(_Drain(config.train.log_every), ray.train.report, _restart)
+    drained = _Drain(config.train.log_every) if arguments["drains"] else Host.drained
+    host = Host(drained, ray.train.report, _restart)
     try:
         run_worker(config, arguments["spec"], RayFeed, arguments["total_steps"], host)
     except (TrainingError, Stopped):

@@ -23,9 +23,9 @@ from momu_dist.inference.export import Export, find_export
 from momu_dist.tracking import auto_uri, check_uri, open_tracker, send_waiting
 from momu_dist.tracking.registry import resolve
 from momu_dist.train.build import build_task, feed_spec, open_run_latents, required_exports
+from momu_dist.train.checkpoint import checkpoint_folders, newest_checkpoint
 from momu_dist.train.dry_run import Size, run_size, warnings
 from momu_dist.train.folder import RunFolder, parse_metrics
-from momu_dist.train.store import CheckpointStore, Retention
 from momu_dist.train.worker import run_worker
 
 
@@ -51,19 +51,27 @@ def train(config: RunConfig) -> Path:
         print(f"{config.name} is finished ({finished['steps']} steps); its model is at {finished['export']}.")
         send_waiting(config.tracking.uri, config.tracking.experiment, folder.path)
         return folder.path
-    with folder.alone():
+    with folder.alone(), Signals(folder).obeyed() as signals:
         folder.open(config, origin)
+        folder.withdraw_stop()
         for text in warnings(given, size):
             tqdm.write(f"warning: {text}")
-        _train(config, folder, data, exports, size)
+        try:
+            _train(config, folder, data, exports, size, signals)
+        except Stopped as stop:
+            raise Stopped(f"{stop}: {_how_to_go_on(config, folder)}") from stop
     return folder.path
 
 
 def _train(
-    config: RunConfig, folder: RunFolder, data: Manifest, exports: dict[str, Export], size: Size
+    config: RunConfig,
+    folder: RunFolder,
+    data: Manifest,
+    exports: dict[str, Export],
+    size: Size,
+    signals: Signals,
 ) -> None:
-    store = CheckpointStore(folder.checkpoints, Retention(config.train.keep_last), tqdm.write)
-    newest = store.newest()
+    newest = newest_checkpoint(folder.checkpoints, tqdm.write)
     done = newest.step if newest else 0
     if newest:
         print(f"{config.name} goes on at step {done} of {size.total_steps} (checkpoint {newest.folder}).")
@@ -77,10 +85,8 @@ def _train(
     spec = feed_spec(config, data.root if latents is None else latents.root, task.columns)
     del task
     try:
-        with (
-            progress_bar(config.name, folder, size.total_steps, min(done, size.total_steps)),
-            stopping_on_signals(folder),
-        ):
+        signals.training = True
+        with progress_bar(config.name, folder, size.total_steps, min(done, size.total_steps)):
             if local:
                 run_worker(config, spec, LocalFeed, size.total_steps)
             else:
@@ -88,37 +94,54 @@ def _train(
     except KeyboardInterrupt as error:
         if not local:
             _close_tracking(config, folder)
-        raise KeyboardInterrupt(f"interrupted: {_how_to_go_on(config, store)}") from error
-    except Stopped as stop:
-        raise Stopped(f"{stop}: {_how_to_go_on(config, store)}") from stop
+        raise KeyboardInterrupt(f"interrupted: {_how_to_go_on(config, folder)}") from error
 
 
-def _how_to_go_on(config: RunConfig, store: CheckpointStore) -> str:
-    newest = store.newest()
+def _how_to_go_on(config: RunConfig, folder: RunFolder) -> str:
+    found = checkpoint_folders(folder.checkpoints)  # not read: there may be seconds left
     return (
-        f"{config.name} has {f'its newest checkpoint at {newest.folder}' if newest else 'no checkpoint yet'}; run the same "
-        f"command again to {'continue from there' if newest else 'start anew'}."
+        f"{config.name} has {f'its newest checkpoint at {found[0]}' if found else 'no checkpoint yet'}; run the same "
+        f"command again to {'continue from there' if found else 'start anew'}."
     )
 
 
-@contextmanager
-def stopping_on_signals(folder: RunFolder) -> Iterator[None]:
-    """Have SIGTERM and SIGUSR2 ask the workers to save and stop, as schedulers do before they take a machine away."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+class Signals:
+    """SIGTERM and SIGUSR2, by which schedulers say that a machine will be taken away.
 
-    def ask(number: int, _: object) -> None:
+    While workers train they are asked to save and stop. Before that, or at a second signal, this process just ends, by
+    Stopped: there is nothing to save, or nobody who answers.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self.training = False
+        self._asked = False
+
+    @contextmanager
+    def obeyed(self) -> Iterator[Signals]:
+        """Obey them in the body; on another thread than the main one Python gives none."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+        before = {number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGUSR2)}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _ask(self, number: int, _: object) -> None:
         name = signal.Signals(number).name
-        folder.request_stop(name)
-        folder.tell(f"{name} received: the run saves and stops")
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGUSR2)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if self._asked or not self.training:
+            raise Stopped(f"stopped by {name}")
+        self._asked = True
+        try:
+            self.folder.request_stop(name)
+            self.folder.tell(f"{name} received: the run saves and stops")
+        except OSError as error:
+            raise Stopped(
+                f"stopped by {name}, without a checkpoint of this step ({error.strerror})"
+            ) from error
 
 
 def _close_tracking(config: RunConfig, folder: RunFolder) -> None:
@@ -139,10 +162,14 @@ def _run_on_ray(config: RunConfig, spec: FeedSpec, total_steps: int) -> None:
 
 
 def _with_usable_workers(config: RunConfig) -> RunConfig:
+    """Return the run with numbers of workers that can share the global batch; `warnings` says what is rounded."""
     train = config.train
     usable = train.usable(train.workers)
-    fewest = None if train.min_workers is None else min(train.min_workers, usable)
-    return replace(config, train=replace(train, workers=usable, min_workers=fewest))
+    rounded = replace(train, workers=usable, min_workers=None)
+    if train.min_workers is None:
+        return replace(config, train=rounded)
+    fewest = next(n for n in range(min(train.min_workers, usable), usable + 1) if rounded.fits(n))
+    return replace(config, train=replace(rounded, min_workers=fewest))
 
 
 def _with_ray_device(config: RunConfig) -> RunConfig:

@@ -32,6 +32,8 @@ from momu_dist.train.checkpoint import (
 )
 from momu_dist.train.collective import from_rank_0, rank, world_size
 
+ATTEMPT = ".attempt"
+"""A file that names the attempt that may write: one that lost touch with its driver and lives on may not."""
 COMMIT_TIMEOUT_S = 1800.0  # the slowest worker's file on a busy shared disk
 LINGER_S = 10.0
 _POLL_S = 0.02
@@ -87,11 +89,18 @@ class CheckpointStore:
         if rank() == 0:
             found = self.newest()
             for folder in checkpoint_folders(self.folder):
-                if found is None or folder.name > found.folder.name:
+                if found is not None and folder.name > found.folder.name:
                     folder.rename(folder.with_name(f".torn-{folder.name}-{secrets.token_hex(4)}"))
             for left in self.folder.glob(".writing-*"):
                 shutil.rmtree(left, ignore_errors=True)
-        found, self._attempt = from_rank_0((found, secrets.token_hex(4)))
+            for made in self.folder.glob(".*-of-step-*"):
+                if not (self.folder / made.name.partition("-of-")[2]).is_dir():
+                    shutil.rmtree(made, ignore_errors=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / ATTEMPT).write_text(token := secrets.token_hex(4))
+            found, self._attempt = from_rank_0((found, token))
+        else:
+            found, self._attempt = from_rank_0((found, ""))
         return found
 
     def path_of(self, step: int) -> Path:
@@ -160,15 +169,23 @@ class CheckpointStore:
 
     def _commit(self, step: int, state: dict[str, Any], temporary: Path) -> Checkpoint:
         final = self.path_of(step)
+        if self._attempt and (self.folder / ATTEMPT).read_text() != self._attempt:
+            raise CheckpointError(
+                f"another attempt of this run has begun in {self.folder}; this one writes no more."
+            )
         hashes: dict[str, str] = {}
         for receipt in sorted(temporary.glob(_receipt("*"))):
             hashes |= json.loads(receipt.read_text())
             receipt.unlink()
         for path in _files(temporary):
-            hashes.setdefault(str(path.relative_to(temporary)), file_sha256(path))
+            name = str(path.relative_to(temporary))
+            if name not in hashes:  # the export, which others write
+                hashes[name] = file_sha256(path)
+                _sync(path)
         whole = {**state, "step": step, "world_size": self._world_size, "files": hashes}
         _write_file(temporary / STATE, json.dumps({**whole, "sha256": digest(whole)}, indent=2).encode())
-        _sync(temporary)
+        for folder in (temporary, *(path for path in temporary.rglob("*") if path.is_dir())):
+            _sync(folder)
         if final.exists():  # of an attempt that another process ended: the same step of the same run
             final.rename(final.with_name(f".torn-{final.name}-{secrets.token_hex(4)}"))
         temporary.rename(final)
@@ -181,15 +198,16 @@ class CheckpointStore:
             try:
                 found.append(Checkpoint(folder, read_state(folder)))
             except CheckpointError:
-                continue  # passed over, and put aside at the next start
+                continue  # neither counted nor dropped
         kept = self.retention.kept(found)
         for checkpoint in found:
             if checkpoint.folder not in kept:
                 shutil.rmtree(checkpoint.folder, ignore_errors=True)
                 for made in self.folder.glob(f".*-of-{checkpoint.folder.name}"):
                     shutil.rmtree(made, ignore_errors=True)
-        for torn in self.folder.glob(".torn-*"):
-            shutil.rmtree(torn, ignore_errors=True)
+        if len(found) > 1:  # two whole ones are worth more than what cannot be read
+            for torn in self.folder.glob(".torn-*"):
+                shutil.rmtree(torn, ignore_errors=True)
 
 
 def _receipt(of: int | str) -> str:
@@ -225,9 +243,9 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != STATE)
 
 
-def _sync(folder: Path) -> None:
-    """Have the system write the names in `folder` too, as after a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """Have the system write a file, or the names in a folder, to the disk itself: a power cut may come."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

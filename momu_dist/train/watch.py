@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import faulthandler
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+logger = logging.getLogger(__name__)
 
 ANSWER_S = 5.0
 """How long a worker waits for what the others say of themselves."""
@@ -65,14 +68,23 @@ class Watch:
             if still < self.limit_s or told == self._passed:
                 continue
             told = self._passed
+            # On a thread of its own, for the disk it writes to may be what hangs.
+            report = threading.Thread(target=self._report, args=(still,), name="momu-stall", daemon=True)
+            report.start()
+            report.join(4 * ANSWER_S)
+            if self.restart is not None and self._passed == told and not self._closed.is_set():
+                self.restart()
+
+    def _report(self, still: float) -> None:
+        try:
             self._dump(still)
             if self._closed.wait(ANSWER_S):
                 return
             answers = self._answers()
             if min(answers) == self.rank:
                 self.tell(self._verdict(answers))
-            if self.restart is not None:
-                self.restart()
+        except OSError as error:
+            logger.warning("no progress for %.0f s since %s, and no report: %s", still, self._place, error)
 
     def _dump(self, still: float) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ from momu_dist.core.tasks.base import Task
 from momu_dist.data.feed import FeedSpec
 from momu_dist.data.latents import LatentManifest
 from momu_dist.data.manifest import Manifest
-from momu_dist.errors import MomuError, Stopped
+from momu_dist.errors import ConfigError, MomuError, Stopped
 from momu_dist.inference.export import find_export
 from momu_dist.tracking import Tracker, open_tracker
 from momu_dist.train.build import build_task, export_facts, pick_device, required_exports
@@ -123,8 +123,8 @@ def _train(
         # A process that was killed may not have sent the last of them; what is sent twice counts once.
         for entry in before.kept[-SENT_AGAIN:]:
             tracker.metrics(entry["step"], without_time(entry), entry["time"])
-        if step:
-            folder.tell(f"goes on at step {step} with {world_size()} workers")
+        begins = f"goes on at step {step}" if step else "begins"
+        folder.tell(f"{begins} with {world_size()} {'worker' if world_size() == 1 else 'workers'}")
 
     def sample(step: int, weights: Weights) -> None:
         # Imported here: only the first worker makes previews, and what draws and plays them takes seconds to import.
@@ -178,6 +178,11 @@ def build_engines(config: RunConfig, task: Task, device: torch.device) -> dict[s
     First weights are drawn from the run's seed alone, the same on every worker, or read from `inputs.init_from`.
     """
     train = config.train
+    if not train.fits(world_size()):
+        raise ConfigError(
+            f"{world_size()} workers cannot share train.global_batch {train.global_batch} in micro-batches of {train.micro}; use "
+            f"{train.usable(world_size())}."
+        )
     accumulation = train.global_batch // (world_size() * train.micro)
     options = EngineOptions(config.optim, train.micro, accumulation, train.precision == "bf16")
     with torch.random.fork_rng(devices=[]):

@@ -23,9 +23,10 @@ from momu_dist.config.schema import RunConfig
 from momu_dist.core.catalog import STAGES
 from momu_dist.data.feed import FeedSpec, LocalFeed
 from momu_dist.data.manifest import Manifest
+from momu_dist.inference.export import find_export
 from momu_dist.train.build import feed_spec
+from momu_dist.train.checkpoint import newest_checkpoint
 from momu_dist.train.seen import recorded_samples
-from momu_dist.train.store import CheckpointStore, Retention
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "demo"
 WAIT_S = 240
@@ -172,9 +173,9 @@ class Drill:
         """SIGKILL one worker, or the driver and start it again, once `step` is logged."""
         logged = self.wait_for_step(step)
         if what == "worker":
-            before = training_processes(self.pid)
-            rng.choice(before).kill()
-            self.wait_for(lambda: set(training_processes(self.pid)).isdisjoint(before), "new workers")
+            starts = self.starts()
+            rng.choice(training_processes(self.pid)).kill()
+            self.wait_for(lambda: self.starts() > starts, "new workers")
             return Kill(what, step, logged)
         workers = training_processes(self.pid)
         os.kill(self.pid, signal.SIGKILL)
@@ -182,8 +183,16 @@ class Drill:
         self.process.wait()
         _, alive = psutil.wait_procs(workers, timeout=60)
         assert not alive, f"still training after the driver's death: {alive}"
+        starts = self.starts()
         self.start()
+        self.wait_for(lambda: self.starts() > starts, "new workers")
         return Kill(what, step, logged)
+
+    def starts(self) -> int:
+        """How often workers have begun or gone on; what they log from then on is new."""
+        path = self.run / "events.log"
+        lines = path.read_text().splitlines() if path.is_file() else []
+        return sum(" begins with " in line or " goes on at step " in line for line in lines)
 
     def finish(self, expected: int = 0) -> str:
         """Wait for the end; return what was printed."""
@@ -207,7 +216,7 @@ def assert_same_state(run: Path, other: Path) -> None:
     """The newest checkpoints of two runs hold the same bits: weights, moments, averages, discriminator, the export."""
     folders = []
     for path in (run, other):
-        newest = CheckpointStore(path / "checkpoints", Retention(1)).newest()
+        newest = newest_checkpoint(path / "checkpoints")
         assert newest is not None
         folders.append(newest.folder)
     names = [sorted(path.relative_to(folder) for path in folder.rglob("*.pt")) for folder in folders]
@@ -219,6 +228,10 @@ def assert_same_state(run: Path, other: Path) -> None:
         assert_same(ours, theirs, str(name))
     exports = [(folder / "export" / "model.safetensors").read_bytes() for folder in folders]
     assert exports[0] == exports[1], "the averaged weights differ"
+    assert (run / "export" / "model.safetensors").read_bytes() == exports[0], (
+        "the run's export is not the newest"
+    )
+    assert find_export(run / "best").facts["step"] == find_export(other / "best").facts["step"]
 
 
 def assert_same(ours: Any, theirs: Any, where: str) -> None:

@@ -99,7 +99,6 @@ def test_a_drained_node_is_saved_for_and_the_run_goes_on_without_it(nodes: Nodes
         "train.max_steps=1500",
         "train.checkpoint_every=100000",
         "train.min_workers=1",
-        "train.worker_cpus=1.5",
         "train.max_failures=2",
     )
     run = Drill(
@@ -124,6 +123,6 @@ def test_a_drained_node_is_saved_for_and_the_run_goes_on_without_it(nodes: Nodes
     finally:
         run.close()
     assert "a machine will be taken away" in text
-    assert f"goes on at step {saved.step} with 1 workers" in text, "no step before the notice is done again"
+    assert f"goes on at step {saved.step} with 1 worker" in text, "no step before the notice is done again"
     assert steps_logged(run.run) == list(range(1, 1501))
     assert_every_sample_once(field, field.config("dit_a2m", "zero1", "drained", *more), run.run)

@@ -23,7 +23,7 @@ from faults import (
     training_processes,
 )
 from momu_dist.errors import STOPPED
-from momu_dist.train.store import CheckpointStore, Retention
+from momu_dist.train.checkpoint import newest_checkpoint
 
 pytestmark = pytest.mark.integration
 
@@ -109,18 +109,13 @@ def resize(drill: MakeDrill, field: Field, stage: str, strategy: str, whole: Pat
         run.wait_for_step(stop)
         (run.run / "stop").touch()  # steps are too short here to meet one by a signal
         run.finish(expected=STOPPED)
-    assert f"goes on at step {steps_of_stops(run.run)[1]} with 2 workers" in run.text()
+    assert "with 1 worker\n" in run.text() and "with 2 workers" in run.text().rpartition("with 1 worker\n")[2]
     assert_every_sample_once(field, field.config(stage, strategy, name, *NAMES), run.run)
     worst = max(abs(ours[1] - theirs[1]) for ours, theirs in zip(losses(run.run), losses(whole), strict=True))
     assert worst <= 1e-4, f"losses part by {worst}"
     print(
         f"seed {seed}: {stage} under {strategy}, 2 -> 1 -> 2 workers after {stops}: losses within {worst:.1e}"
     )
-
-
-def steps_of_stops(run: Path) -> list[int]:
-    lines = (run / "events.log").read_text().splitlines()
-    return [int(line.split("goes on at step ")[1].split()[0]) for line in lines if "goes on at step" in line]
 
 
 @pytest.mark.parametrize(("stage", "strategy"), [("dit_a2m", "zero2")])
@@ -153,13 +148,26 @@ def test_a_stop_signal_saves_ends_with_its_own_code_and_a_finished_run_says_so(
     run.wait_for_step(2)
     os.kill(run.pid, signal.SIGUSR2)
     text = run.finish(expected=STOPPED)
-    newest = CheckpointStore(run.run / "checkpoints", Retention(1)).newest()
+    newest = newest_checkpoint(run.run / "checkpoints")
     assert newest is not None and newest.step == max(steps_logged(run.run))
     assert f"stopped as asked after step {newest.step} of 24" in text and "run the same command again" in text
     assert "SIGUSR2 received" in text and "Traceback" not in text
     drill("dit_a2m", "local", "signalled", *more).finish()
     assert steps_logged(run.run) == list(range(1, 25))
     assert "is finished (24 steps)" in drill("dit_a2m", "local", "signalled", *more).finish()
+
+
+@pytest.mark.chaos
+def test_a_signal_reaches_workers_on_ray(drill: MakeDrill, field: Field) -> None:
+    more = ("train.max_steps=100000", "train.checkpoint_every=100000", "train.previews=false")
+    run = drill("dit_a2m", "zero1", "terminated", *more)
+    run.wait_for_step(5)
+    os.kill(run.pid, signal.SIGTERM)
+    text = run.finish(expected=STOPPED)
+    newest = newest_checkpoint(run.run / "checkpoints")
+    assert newest is not None and f"stopped as asked after step {newest.step} of 100000" in text
+    assert "SIGTERM received" in text and "Traceback" not in text
+    assert max(steps_logged(run.run)) == newest.step
 
 
 def test_a_worker_that_hangs_is_named_and_the_workers_are_restarted(
@@ -200,7 +208,7 @@ def test_a_disk_that_fills_leaves_the_checkpoint_before(
         (disk / "filler").write_bytes(b"0" * free_bytes(disk))
         text = run.finish(expected=2)
         assert "cannot be written (No space left on device); make room" in text and "Traceback" not in text
-        newest = CheckpointStore(disk / "full" / "checkpoints", Retention(1)).newest()
+        newest = newest_checkpoint(disk / "full" / "checkpoints")
         assert newest is not None and newest.step >= 4
         (disk / "filler").unlink()
         time.sleep(0.1)

@@ -14,7 +14,6 @@ from momu_dist.config.schema import RunConfig
 from momu_dist.core.models.autoencoder import Autoencoder
 from momu_dist.data.hashes import folder_sha256
 from momu_dist.data.manifest import Manifest
-from momu_dist.errors import CheckpointError
 from momu_dist.inference.export import find_export
 from momu_dist.inference.models import load_vae
 from momu_dist.tracking.null_tracker import NullTracker
@@ -112,11 +111,16 @@ def test_a_best_that_a_kill_took_away_comes_back(folder: RunFolder, config: RunC
     assert (step_of(folder.export), step_of(folder.best)) == (2, 1)
 
 
-def test_a_damaged_best_is_one_sentence(folder: RunFolder, config: RunConfig) -> None:
+@pytest.mark.parametrize("file", ["model.json", "model.safetensors"])
+def test_a_damaged_best_is_told_of_and_made_again(folder: RunFolder, config: RunConfig, file: str) -> None:
     write(exports(folder, config), 1, 0.2)
-    (folder.best / "model.json").write_text("{")
-    with pytest.raises(CheckpointError, match="cannot be read"):
-        exports(folder, config)
+    damaged = (folder.best / file).read_bytes()[:-1]
+    (folder.best / file).unlink()  # its data is shared with the checkpoint's
+    (folder.best / file).write_bytes(damaged)
+    run = exports(folder, config)
+    assert "the best model so far cannot be used" in folder.events.read_text() and not folder.best.exists()
+    write(run, 2, 0.3)
+    assert step_of(folder.best) == 2
 
 
 def test_what_is_registered_stays_as_it_is_when_the_run_goes_on(folder: RunFolder, config: RunConfig) -> None:

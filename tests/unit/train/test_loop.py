@@ -20,6 +20,8 @@ from momu_dist.data.feed import LocalFeed
 from momu_dist.data.latents import in_process
 from momu_dist.data.manifest import Manifest
 from momu_dist.errors import CheckpointError, Stopped, TrainingError
+from momu_dist.inference.export import find_export
+from momu_dist.inference.models import load_vae
 from momu_dist.train.build import build_task, feed_spec, open_run_latents, required_exports
 from momu_dist.train.exports import Exports
 from momu_dist.train.folder import RunFolder
@@ -388,3 +390,38 @@ def test_a_full_disk_is_told_at_the_next_step_and_the_checkpoint_before_stays(
     with pytest.raises(OSError, match="No space left"):
         run.trainer.run()
     assert run.newest_step() == 2
+
+
+def test_every_kept_checkpoint_can_be_used(session: Any) -> None:
+    run = session("music_vae", more=("train.checkpoint_every=2", "train.keep_last=2"))
+    run.trainer.run()
+    kept = sorted(run.store.folder.glob("step-*"))
+    assert [path.name[-1] for path in kept] == ["4", "6"]
+    for folder, (step, weights) in zip(kept, run.exported[-2:], strict=True):
+        export = find_export(folder)
+        assert export.facts["step"] == step == int(folder.name[-1])
+        assert_same(dict(load_vae(export).state_dict()), weights)
+
+
+def test_samples_that_end_too_early_are_no_finished_run(
+    session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = session("music_vae")
+    steps = run.feed.steps
+    monkeypatch.setattr(run.feed, "steps", lambda first, total: steps(first, total - 2))
+    with pytest.raises(TrainingError, match="ended after step 4 of 6"):
+        run.trainer.run()
+
+
+def test_an_error_of_a_worker_while_a_checkpoint_is_loaded_is_not_the_checkpoints(
+    session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session("music_vae", total=2).trainer.run()
+    run = session("music_vae")
+
+    def closed(checkpoint: Any) -> None:
+        raise RuntimeError("Connection closed by peer")
+
+    monkeypatch.setattr(run.trainer.main, "load", closed)
+    with pytest.raises(RuntimeError, match="closed by peer"):
+        run.trainer.run()
