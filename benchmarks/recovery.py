@@ -236,6 +236,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="momu-bench-") as folder:
         work = Path(folder)
         make_inputs(work)
+        config = config_of(work, "ddp", "latents", options.every)
+        data = Manifest.load(config.data.root)
+        open_run_latents(config, data, required_exports(config, data), in_process)  # encoded once, for all
         lost = recovery(work, options.kills, options.every)
         cost = saving(work, options.every)
     print(f"{machine_line()}\n")
