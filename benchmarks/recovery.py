@@ -3,7 +3,7 @@
     python benchmarks/recovery.py [--kills 3] [--every 10] > docs/results/recovery.md
 
 (a) `momu`: Ray Train on two workers (`ddp` and `zero2`), a checkpoint every `--every` steps.
-(b) `by hand`: torchrun with DistributedDataParallel, started again where it failed, `torch.save` on rank 0 at the end of an epoch.
+(b) `by hand`: torchrun with DistributedDataParallel, started again where it failed; `torch.save` on rank 0 after an epoch.
 Both train the same network on the same samples, and one of their workers is killed (SIGKILL) in the same places, by turns.
 `seconds` run from the kill to the first step after it that is logged; `lost` are steps that had been logged and are done
 again. The second table is what saving costs: the same training with a checkpoint every `--every` steps and with none.
@@ -152,7 +152,7 @@ def run_by_hand(work: Path, name: str, every: int, steps: int) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     command = [*launcher, __file__, "--by-hand", str(work), "--name", name]
     command += ["--every", str(every), "--steps", str(steps)]
-    # A loop as in a shell: with --max-restarts the processes that torchrun starts again hang in gloo's first meeting (torch 2.13).
+    # A loop as in a shell: with --max-restarts what torchrun starts again hangs in gloo's first meeting (torch 2.13).
     for _ in range(10):
         if subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0:
             return
