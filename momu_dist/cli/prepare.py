@@ -13,6 +13,7 @@ prepare options (default):
   fractions         shares of train, val, test, which sum to 1 ([0.9, 0.05, 0.05])
   seed              of the drawing of the splits (0)
   window_s          recordings are cut into windows of so many seconds, at least 1; null leaves them whole (null)
+  travel            together: one scale for all; apart: one for where the dancer is, one for how the body stands (together)
   shard_mb          about the size of one file, MB, at least 0.1 (128)
   row_group_clips   clips that are read at once, 1 to 32 (32)
   audio             flac: inside the shards; path: files under audio/ (flac)

@@ -56,15 +56,17 @@ class PrepareOptions:
 
     split: "group" keeps clips of one group together, "clip" is the paper's (it leaks: see the dataset's
     card). fractions: train, val, test. window_s: recordings are cut into windows of this length, None leaves
-    them whole. amplitude_*: how Eq. 1-2 are read (`core.motion.kinematics.directogram`). audio: FLAC
-    inside the shards, or files under audio/. max_rejected: the share of clips that may be unusable before
-    preparation fails.
+    them whole. travel: "apart" scales where the dancer is and how the body stands each by its own statistic
+    (`MotionStats.pose_scale`). amplitude_*: how Eq. 1-2 are read (`core.motion.kinematics.directogram`).
+    audio: FLAC inside the shards, or files under audio/. max_rejected: the share of clips that may be unusable
+    before preparation fails.
     """
 
     split: Literal["group", "clip"] = "group"
     fractions: tuple[float, float, float] = (0.9, 0.05, 0.05)
     seed: int = 0
     window_s: float | None = None
+    travel: Literal["together", "apart"] = "together"
     amplitude_bins: int = 10
     amplitude_window: Window = "hard"
     amplitude_angle: Angle = "atan2"
@@ -83,6 +85,8 @@ class PrepareOptions:
             wrong = f"fractions are {self.fractions}, expected three shares (train, val, test) that sum to 1"
         elif self.window_s is not None and not 1 <= self.window_s < math.inf:
             wrong = f"window_s is {self.window_s}, expected at least 1 s, or null"
+        elif self.travel not in ("together", "apart"):
+            wrong = f"travel is {self.travel!r}, expected together or apart"
         elif self.amplitude_bins < 1:
             wrong = f"amplitude_bins is {self.amplitude_bins}, expected at least 1"
         elif self.amplitude_window not in ("hard", "literal"):
@@ -352,7 +356,9 @@ def _finalise(
         "shards": shards,
         "splits": {split: _split_size(index, split) for split in SPLITS},
         "rejected": n_rejected,
-        "motion_stats": motion.stats().to_dict() if counted or not frames else None,
+        "motion_stats": motion.stats(plan["options"]["travel"] == "apart").to_dict()
+        if counted or not frames
+        else None,
         "mel_stats": {"mean": mean, "std": std},
     }
     for torn in out_dir.glob("*/*.tmp"):  # what killed attempts left behind

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from momu_dist.core.audio.mel import MEL_RATE_HZ
 from momu_dist.core.motion.kinematics import kinematic_beats
+from momu_dist.core.motion.normalise import MotionStats
 from momu_dist.core.motion.skeleton import JOINT_NAMES, LIMBS
 from momu_dist.data.clips import first_clips
 from momu_dist.data.hashes import file_sha256
@@ -162,9 +163,14 @@ def _statistics(manifest: Manifest) -> str:
         for (a, b), length in zip(LIMBS, stats.bone_lengths_px, strict=True)
     ]
     return (
-        f"motion of the training split: centre {stats.centre[0]:.1f}, {stats.centre[1]:.1f} px, scale {stats.scale:.2f} px\n"
-        f"{mel}\n{table(('limb', 'mean length, px'), limbs)}"
+        f"motion of the training split: {_places(stats)}\n{mel}\n{table(('limb', 'mean length, px'), limbs)}"
     )
+
+
+def _places(stats: MotionStats) -> str:
+    x, y = stats.centre
+    pose = "" if stats.pose_scale is None else f", of the pose {stats.pose_scale:.2f} px"
+    return f"centre {x:.1f}, {y:.1f} px, scale {stats.scale:.2f} px{pose}"
 
 
 def _shards(shards: Sequence[dict[str, Any]]) -> str:
@@ -221,9 +227,7 @@ def _export(export: Export) -> str:
         ("features", facts.get("feature_fingerprint", "not said")),
     ]  # fmt: skip
     if "motion_stats" in facts:
-        stats = facts["motion_stats"]
-        x, y = stats["centre"]
-        lines.append(("motion", f"centre {x:.1f}, {y:.1f} px, scale {stats['scale']:.2f} px"))
+        lines.append(("motion", _places(export.motion_stats)))
     for name in ("music_vae", "motion_vae"):
         if (export.folder / name / "model.json").is_file():
             vae = find_export(export.folder / name)

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from momu_dist.core.motion.bones import limb_lengths
-from momu_dist.core.motion.skeleton import LIMBS, N_JOINTS
+from momu_dist.core.motion.skeleton import LIMBS, N_JOINTS, NECK
 from momu_dist.errors import ClipError, DataError
 
 Motion = TypeVar("Motion", NDArray[Any], Tensor)
@@ -23,11 +23,17 @@ Motion = TypeVar("Motion", NDArray[Any], Tensor)
 
 @dataclass(frozen=True)
 class MotionStats:
-    """Centre (x, y) px, isotropic scale px and the 13 mean limb lengths px (order of LIMBS) of a training set."""
+    """Centre (x, y) px, isotropic scale px and the 13 mean limb lengths px (order of LIMBS) of a training set.
+
+    pose_scale: None, or the scale px of the joints' places seen from the neck. With it, the neck alone carries where
+    the dancer is, in units of `scale`, and the other joints say how the body stands, in units of `pose_scale`: for
+    dancers who travel much further than their limbs reach.
+    """
 
     centre: tuple[float, float]
     scale: float
     bone_lengths_px: tuple[float, ...]
+    pose_scale: float | None = None
 
     def __post_init__(self) -> None:
         numbers = [*self.centre, self.scale, *self.bone_lengths_px]
@@ -41,17 +47,37 @@ class MotionStats:
                 f"motion scale is {self.scale} px, expected a positive number; every joint of the training set lies on "
                 "one point, check the keypoints"
             )
+        if self.pose_scale is not None and not 0 < self.pose_scale < math.inf:
+            raise DataError(f"motion pose_scale is {self.pose_scale} px, expected a positive number, or null")
 
     def normalise(self, motion_px: Motion) -> Motion:
-        """(motion_px - centre) / scale, same shape (..., 2), array kind and dtype; empty in, empty out."""
+        """(motion_px - centre) / scale, same shape (..., 14, 2), array kind and dtype; empty in, empty out.
+
+        With `pose_scale` so for the neck alone, and (motion_px - neck) / pose_scale for the others.
+        """
+        if self.pose_scale is None:
+            return self._to_frame(motion_px)
+        out = (motion_px - motion_px[..., NECK : NECK + 1, :]) / self.pose_scale
+        out[..., NECK, :] = self._to_frame(motion_px[..., NECK, :])
+        return out
+
+    def denormalise(self, motion: Motion) -> Motion:
+        """Pixels of normalised motion, the inverse of `normalise`; a2m uses it on generated motion."""
+        if self.pose_scale is None:
+            return self._from_frame(motion)
+        neck = self._from_frame(motion[..., NECK : NECK + 1, :])
+        out = motion * self.pose_scale + neck
+        out[..., NECK, :] = neck[..., 0, :]
+        return out
+
+    def _to_frame(self, motion_px: Motion) -> Motion:
         x, y = self.centre
         out = motion_px / self.scale
         out[..., 0] -= x / self.scale
         out[..., 1] -= y / self.scale
         return out
 
-    def denormalise(self, motion: Motion) -> Motion:
-        """motion * scale + centre in px, the inverse of `normalise`; a2m uses it on generated motion."""
+    def _from_frame(self, motion: Motion) -> Motion:
         x, y = self.centre
         out = motion * self.scale
         out[..., 0] += x
@@ -64,17 +90,19 @@ class MotionStats:
             "centre": list(self.centre),
             "scale": self.scale,
             "bone_lengths_px": list(self.bone_lengths_px),
+            "pose_scale": self.pose_scale,
         }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> MotionStats:
-        """The statistics that `to_dict` wrote; DataError names a missing key."""
+        """The statistics that `to_dict` wrote; DataError names a missing key (`pose_scale` may be)."""
         try:
             x, y = values["centre"]
             return cls(
                 centre=(float(x), float(y)),
                 scale=float(values["scale"]),
                 bone_lengths_px=tuple(float(length) for length in values["bone_lengths_px"]),
+                pose_scale=None if (scale := values.get("pose_scale")) is None else float(scale),
             )
         except KeyError as error:
             raise DataError(
@@ -90,6 +118,7 @@ class MotionSums:
     sum_x: float = 0.0
     sum_y: float = 0.0
     sum_squares: float = 0.0
+    pose_squares: float = 0.0
     limb_sums: tuple[float, ...] = (0.0,) * len(LIMBS)
 
     @classmethod
@@ -106,6 +135,7 @@ class MotionSums:
             sum_x=float(points[..., 0].sum()),
             sum_y=float(points[..., 1].sum()),
             sum_squares=float((points**2).sum()),
+            pose_squares=float(((points - points[:, NECK : NECK + 1]) ** 2).sum()),
             limb_sums=tuple(float(total) for total in limb_lengths(points).sum(axis=0)),
         )
 
@@ -115,13 +145,15 @@ class MotionSums:
             sum_x=self.sum_x + other.sum_x,
             sum_y=self.sum_y + other.sum_y,
             sum_squares=self.sum_squares + other.sum_squares,
+            pose_squares=self.pose_squares + other.pose_squares,
             limb_sums=tuple(a + b for a, b in zip(self.limb_sums, other.limb_sums, strict=True)),
         )
 
-    def stats(self) -> MotionStats:
+    def stats(self, travel_apart: bool = False) -> MotionStats:
         """The statistics: mean position, standard deviation over both axes together, mean limb lengths.
 
-        Raises DataError if nothing was counted or all joints lie on one point.
+        travel_apart: also the `pose_scale`, the root mean square over both axes of the other joints' places seen from
+        the neck. Raises DataError if nothing was counted or all joints lie on one point.
         """
         if self.n == 0:
             raise DataError("no motion was counted, expected at least one clip; the training split is empty")
@@ -129,7 +161,10 @@ class MotionSums:
         variance = (self.sum_squares / self.n - x * x - y * y) / 2
         n_poses = self.n // N_JOINTS
         return MotionStats(
-            (x, y), math.sqrt(max(variance, 0.0)), tuple(total / n_poses for total in self.limb_sums)
+            (x, y),
+            math.sqrt(max(variance, 0.0)),
+            tuple(total / n_poses for total in self.limb_sums),
+            math.sqrt(self.pose_squares / (2 * n_poses * (N_JOINTS - 1))) if travel_apart else None,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -139,6 +174,7 @@ class MotionSums:
             "sum_x": self.sum_x,
             "sum_y": self.sum_y,
             "sum_squares": self.sum_squares,
+            "pose_squares": self.pose_squares,
             "limb_sums": list(self.limb_sums),
         }
 
@@ -151,9 +187,10 @@ class MotionSums:
                 sum_x=float(values["sum_x"]),
                 sum_y=float(values["sum_y"]),
                 sum_squares=float(values["sum_squares"]),
+                pose_squares=float(values["pose_squares"]),
                 limb_sums=tuple(float(total) for total in values["limb_sums"]),
             )
         except KeyError as error:
             raise DataError(
-                f"motion sums lack {error}, expected n, sum_x, sum_y, sum_squares, limb_sums"
+                f"motion sums lack {error}, expected n, sum_x, sum_y, sum_squares, pose_squares, limb_sums"
             ) from error

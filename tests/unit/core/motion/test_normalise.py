@@ -10,6 +10,7 @@ import torch
 
 from momu_dist.core.motion.bones import limb_lengths
 from momu_dist.core.motion.normalise import MotionStats, MotionSums
+from momu_dist.core.motion.skeleton import NECK
 from momu_dist.errors import ClipError, DataError
 
 
@@ -45,9 +46,23 @@ def test_normalised_has_zero_mean_unit_variance_and_keeps_angles() -> None:
     )
 
 
-def test_round_trip_in_numpy_and_torch_keeps_kind_and_dtype() -> None:
+def test_travel_apart_scales_the_body_without_its_place() -> None:
+    rng = np.random.default_rng(4)
+    points = motion(4) * 0.1 + rng.normal(0, 500, size=(40, 1, 2))
+    stats = (MotionSums.of(points[:11]) + MotionSums.of(points[11:])).stats(travel_apart=True)
+    normal = stats.normalise(points)
+    body = np.delete(points - points[:, [NECK]], NECK, axis=1)
+    np.testing.assert_allclose(stats.pose_scale, np.sqrt((body**2).mean()))
+    np.testing.assert_allclose(np.delete(normal, NECK, axis=1), body / stats.pose_scale)
+    np.testing.assert_allclose(normal[:, NECK], (points[:, NECK] - np.array(stats.centre)) / stats.scale)
+    moved = stats.normalise(points + [300.0, -50.0])
+    np.testing.assert_allclose(np.delete(moved - normal, NECK, axis=1), 0, atol=1e-9)
+
+
+@pytest.mark.parametrize("travel_apart", [False, True])
+def test_round_trip_in_numpy_and_torch_keeps_kind_and_dtype(travel_apart: bool) -> None:
     points = motion(2).astype(np.float32)
-    stats = MotionSums.of(points).stats()
+    stats = MotionSums.of(points).stats(travel_apart)
     before = points.copy()
     normal = stats.normalise(points)
     assert normal.dtype == np.float32
@@ -62,7 +77,8 @@ def test_round_trip_in_numpy_and_torch_keeps_kind_and_dtype() -> None:
 def test_json_round_trip_is_exact() -> None:
     sums = MotionSums.of(motion(3))
     assert MotionSums.from_dict(json.loads(json.dumps(sums.to_dict()))) == sums
-    assert MotionStats.from_dict(json.loads(json.dumps(sums.stats().to_dict()))) == sums.stats()
+    for stats in (sums.stats(), sums.stats(travel_apart=True)):
+        assert MotionStats.from_dict(json.loads(json.dumps(stats.to_dict()))) == stats
 
 
 def test_errors_say_what_is_wrong() -> None:
@@ -74,3 +90,5 @@ def test_errors_say_what_is_wrong() -> None:
         MotionSums.of(np.full((5, 14, 2), np.nan))
     with pytest.raises(DataError, match="lack 'scale'"):
         MotionStats.from_dict({"centre": [0, 0], "bone_lengths_px": [1] * 13})
+    with pytest.raises(DataError, match="pose_scale is 0"):
+        MotionStats((0.0, 0.0), 1.0, (1.0,) * 13, pose_scale=0.0)
