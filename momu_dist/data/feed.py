@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,8 +146,19 @@ class LocalFeed:
         self.plan_fingerprint = self.reader.plan.fingerprint()
 
     def steps(self, first: int, total: int) -> Iterator[Sequence[dict[str, Any]]]:
-        for step in range(first, total):
-            yield table_rows(self.reader.read(step))
+        if first >= total:
+            return
+        # A step is read while the one before it computes: decoding holds up no other thread, and a GPU's steps are short.
+        with ThreadPoolExecutor(1, "feed") as thread:
+            ahead = thread.submit(self._rows, first)
+            for step in range(first, total):
+                rows = ahead.result()
+                if step + 1 < total:
+                    ahead = thread.submit(self._rows, step + 1)
+                yield rows
+
+    def _rows(self, step: int) -> Sequence[dict[str, Any]]:
+        return table_rows(self.reader.read(step))
 
     def validation(self) -> Sequence[dict[str, Any]]:
         return validation_rows(self.spec, self.reader.rank, self.reader.world_size)

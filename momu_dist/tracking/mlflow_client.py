@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from pathlib import Path
 
 # A server that hangs is left after seconds, not after MLflow's default of minutes; set before the import reads them.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
@@ -12,9 +13,12 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine_with_retry
 from mlflow.tracking import MlflowClient
 
-__all__ = ["Metric", "MlflowClient", "MlflowException", "Param", "RunTag", "connect"]
+SQLITE = "sqlite:///"
+
+__all__ = ["SQLITE", "Metric", "MlflowClient", "MlflowException", "Param", "RunTag", "connect"]
 
 for _name in ("alembic", "mlflow.store.db.utils"):
     logging.getLogger(_name).setLevel(logging.WARNING)  # a page of lines about creating the sqlite tables
@@ -22,4 +26,25 @@ for _name in ("alembic", "mlflow.store.db.utils"):
 
 def connect(uri: str) -> MlflowClient:
     """Return a client whose runs and models both live at `uri`, whatever the environment says."""
+    if uri.startswith(SQLITE):
+        _create(Path(uri.removeprefix(SQLITE)))
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def _create(database: Path) -> None:
+    """Make an sqlite file with MLflow's tables appear at once, where there is none.
+
+    MLflow fills a new file for seconds, and one whose making was interrupted it cannot open ever again.
+    """
+    if database.exists():
+        return
+    made = database.with_name(f".{database.name}.{os.getpid()}")
+    engine = create_sqlalchemy_engine_with_retry(f"{SQLITE}{made}")
+    try:
+        _initialize_tables(engine)
+        engine.dispose()
+        os.link(made, database)
+    except FileExistsError:
+        return  # another process was first
+    finally:
+        made.unlink(missing_ok=True)

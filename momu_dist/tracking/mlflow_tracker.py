@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from momu_dist.tracking.background import BackgroundTracker
 from momu_dist.tracking.events import Event, Rejected
-from momu_dist.tracking.mlflow_client import Metric, MlflowException, Param, RunTag, connect
+from momu_dist.tracking.mlflow_client import SQLITE, Metric, MlflowException, Param, RunTag, connect
 from momu_dist.tracking.mlflow_registry import register
 
 RUN_TAG = "momu.run_id"
@@ -61,8 +61,8 @@ class MlflowBackend:
         if found is not None:
             return str(found.experiment_id)
         location = None
-        if uri.startswith("sqlite:///"):
-            location = Path(uri.removeprefix("sqlite:///")).absolute().with_name("mlartifacts").as_uri()
+        if uri.startswith(SQLITE):
+            location = Path(uri.removeprefix(SQLITE)).absolute().with_name("mlartifacts").as_uri()
         try:
             return str(self._client.create_experiment(name, artifact_location=location))
         except MlflowException:  # another process was first; if not, the look-up below says what is wrong

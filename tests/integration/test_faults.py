@@ -100,13 +100,14 @@ def test_chaos(
 def resize(drill: MakeDrill, field: Field, stage: str, strategy: str, whole: Path, seed: int) -> None:
     """2 -> 1 -> 2 workers, each time by a stop at a random step and a new process."""
     rng = random.Random(f"{stage}-{strategy}-resize-{seed}")
-    name, stops = f"{stage}-{strategy}-resized{seed}", sorted(rng.sample(range(2, STEPS - 8), 2))
+    name, stops = f"{stage}-{strategy}-resized{seed}", (rng.randrange(2, 8), rng.randrange(12, STEPS - 8))
     for workers, stop in zip((2, 1, 2), (*stops, None), strict=True):
         run = drill(stage, strategy, name, *NAMES, f"train.workers={workers}")
         if stop is None:
             run.finish()
             continue
-        run.wait_for_step(stop)
+        # A stop that waits from before a start is withdrawn, so at least one step is taken.
+        run.wait_for_step(max(stop, max(steps_logged(run.run), default=0) + 1))
         (run.run / "stop").touch()  # steps are too short here to meet one by a signal
         run.finish(expected=STOPPED)
     assert "with 1 worker\n" in run.text() and "with 2 workers" in run.text().rpartition("with 1 worker\n")[2]
