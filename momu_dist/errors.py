@@ -26,6 +26,10 @@ class CheckpointError(MomuError):
     """A checkpoint that is missing, torn, or made for something else."""
 
 
+class Superseded(CheckpointError):
+    """An attempt of a run that another one has followed: it may not write any more, nor say how the run fares."""
+
+
 class DiskError(MomuError):
     """A folder that cannot be written any more, such as on a disk that is full."""
 

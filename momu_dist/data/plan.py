@@ -101,12 +101,12 @@ class SamplePlan:
         return self.batch(step)[rank * size : (rank + 1) * size]
 
     def fingerprint(self) -> str:
-        """A hash of everything the order depends on."""
+        """A hash of everything the order depends on, and of its beginning: NumPy may draw otherwise in another version."""
         sizes = ",".join(str(len(group)) for group in self.row_groups)
         text = f"{sizes}|{self.seed}|{self.global_batch}|{self.window}"
         if len(self.buckets) > 1:  # one bucket is the order without buckets
             text += "|" + ",".join(map(str, self._bucket_of))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return hashlib.sha256(text.encode() + self._order(0).tobytes()).hexdigest()[:16]
 
     def _steps_before(self, epoch: int) -> int:
         """The batches that the epochs before `epoch` fill."""

@@ -68,9 +68,18 @@ class Spool:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
+            if not self._ends_whole():
+                file.write("\n")  # what a crash has torn takes no other event along
             file.writelines(json.dumps(asdict(event)) + "\n" for event in events)
             file.flush()
             os.fsync(file.fileno())
+
+    def _ends_whole(self) -> bool:
+        with self.path.open("rb") as file:
+            if not file.seek(0, os.SEEK_END):
+                return True
+            file.seek(-1, os.SEEK_END)
+            return file.read() == b"\n"
 
     def read(self, most: int) -> tuple[list[Event], int]:
         """Return the `most` oldest events and the number of lines they took; a line torn by a crash is left out."""

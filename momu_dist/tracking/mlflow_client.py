@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 from pathlib import Path
 
 # A server that hangs is left after seconds, not after MLflow's default of minutes; set before the import reads them.
@@ -38,13 +39,16 @@ def _create(database: Path) -> None:
     """
     if database.exists():
         return
-    made = database.with_name(f".{database.name}.{os.getpid()}")
+    made = database.with_name(f".{database.name}.{secrets.token_hex(4)}")
     engine = create_sqlalchemy_engine_with_retry(f"{SQLITE}{made}")
     try:
         _initialize_tables(engine)
         engine.dispose()
-        os.link(made, database)
-    except FileExistsError:
-        return  # another process was first
+        try:
+            os.link(made, database)
+        except FileExistsError:
+            return  # another process was first
+        except OSError:  # a file system without hard links
+            made.rename(database)
     finally:
         made.unlink(missing_ok=True)

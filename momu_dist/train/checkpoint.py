@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ logger = logging.getLogger(__name__)
 
 STATE = "state.json"
 EXPORT = "export"
+_NAME = re.compile(r"step-\d{9,}")  # a copy that somebody made beside it has another
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,13 @@ class Checkpoint:
 
 def checkpoint_folders(folder: Path) -> list[Path]:
     """Return the committed checkpoints in the folder `checkpoints/` of a run, whole or not, the newest first."""
-    return sorted((path for path in folder.glob("step-*") if path.is_dir()), reverse=True)
+    found = [path for path in folder.glob("step-*") if _NAME.fullmatch(path.name) and path.is_dir()]
+    return sorted(found, key=step_of, reverse=True)
+
+
+def step_of(folder: Path) -> int:
+    """Return the step of the checkpoint at `folder` by its name, without a look into it."""
+    return int(folder.name.removeprefix("step-"))
 
 
 def newest_checkpoint(folder: Path, tell: Callable[[str], None] = logger.warning) -> Checkpoint | None:
@@ -69,7 +77,7 @@ def newest_checkpoint(folder: Path, tell: Callable[[str], None] = logger.warning
 def committed_step(folder: Path) -> int:
     """Return the step of the newest checkpoint in `folder` by its name, without a look into it; 0 where there is none."""
     found = checkpoint_folders(folder)
-    return int(found[0].name.removeprefix("step-")) if found else 0
+    return step_of(found[0]) if found else 0
 
 
 def derived_folder(checkpoint: Path, name: str) -> Path:
@@ -84,7 +92,7 @@ def read_state(folder: Path) -> dict[str, Any]:
         state: dict[str, Any] = json.loads(path.read_text())
         if digest({key: value for key, value in state.items() if key != "sha256"}) != state["sha256"]:
             raise ValueError("it does not have the hash written with it")
-        if state["step"] != int(folder.name.removeprefix("step-")):
+        if state["step"] != step_of(folder):
             raise ValueError("it is of another step")
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} is missing.") from error

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import yaml
 from safetensors import SafetensorError
@@ -19,12 +21,17 @@ from safetensors import SafetensorError
 from momu_dist.config.load import resolved_dict
 from momu_dist.config.schema import RunConfig
 from momu_dist.errors import ConfigError, DiskError
+from momu_dist.train.checkpoint import unreadable
 
 logger = logging.getLogger(__name__)
 
 # What a continued run may not change: anything else (workers' threads, intervals, tracking) it may. Data and input weights
 # are told apart by their fingerprints, not by where they lie.
 _FIXED = ("stage", "seed", "model", "loss", "optim", "data.length_s", "train.precision", "train.ema_decay")
+
+
+WRITER_S = 120.0
+"""How long a worker waits for the one before it to end."""
 
 
 class RunFolder:
@@ -44,6 +51,8 @@ class RunFolder:
         self._failure = self.path / "failure.txt"
         self._tracking = self.path / "tracking-id.txt"
         self._lock = self.path / "train.lock"
+        self._writer = self.path / "writer.lock"
+        self._dropped = self.path / "metrics-dropped.jsonl"
         self._stop = self.path / "stop"
         self.events = self.path / "events.log"
         self.stalls = self.path / "stalls"
@@ -60,7 +69,8 @@ class RunFolder:
             before = self._read(self._config, yaml.safe_load)
             if not before.keys() >= tree.keys():
                 raise ConfigError(
-                    f"{self._config} has no {', '.join(sorted(tree.keys() - before.keys()))}, it is torn; delete that run folder."
+                    f"{self._config} has no {', '.join(sorted(tree.keys() - before.keys()))}, it is torn; delete that file, "
+                    "and the run goes on with the settings of the command."
                 )
             changed += [key for key in _FIXED if _dotted(before, key) != _dotted(tree, key)]
         if self._origin.is_file():
@@ -83,12 +93,22 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = self._lock.open("w")
         with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+            if not _locked(lock):
                 raise ConfigError(
                     f"another training works in {self.path}; wait for it, stop it, or choose another name=..."
-                ) from error
+                )
+            yield
+
+    @contextmanager
+    def written_alone(self) -> Iterator[None]:
+        """Hold the lock of the process that logs and saves, once the one of an attempt before has let go of it.
+
+        The workers of a driver that was killed end some seconds after it. The wait has an end, for one that cannot.
+        """
+        with self._writer.open("w") as lock:
+            until = time.monotonic() + WRITER_S
+            while not _locked(lock) and time.monotonic() < until:
+                time.sleep(0.1)
             yield
 
     def open(self, config: RunConfig, origin: Mapping[str, str]) -> None:
@@ -157,20 +177,21 @@ class RunFolder:
 
     def keep_tracking_id(self, run_id: str) -> None:
         """Store the tracker's id of this run."""
-        self._tracking.write_text(run_id)
+        if run_id != self.tracking_id():
+            _write(self._tracking, run_id)
 
     def rewind_metrics(self, step: int) -> Relogged:
         """Drop what an attempt logged after `step`, the checkpoint from which the run goes on; return when that was."""
         if not self.metrics.is_file():
             return Relogged([], {})
-        kept, dropped = [], {}
-        for entry in read_metrics(self.metrics):
-            if entry["step"] <= step and step > 0:
-                kept.append(entry)
-            else:
-                dropped[_kind(entry["step"], entry)] = entry.get("time", 0.0)
-        _write(self.metrics, "".join(json.dumps(entry) + "\n" for entry in kept))
-        return Relogged(kept, dropped)
+        kept = [e for e in read_metrics(self.metrics) if e["step"] <= step and step > 0]
+        # Kept until they are logged again: a second kill may come before that.
+        before = read_metrics(self._dropped) if self._dropped.is_file() else []
+        dropped = [e for e in (*read_metrics(self.metrics), *before) if not (e["step"] <= step and step > 0)]
+        first = {_kind(entry["step"], entry): entry for entry in reversed(dropped)}
+        for path, entries in ((self._dropped, first.values()), (self.metrics, kept)):
+            _write(path, "".join(json.dumps(entry) + "\n" for entry in entries))
+        return Relogged(kept, {kind: entry.get("time", 0.0) for kind, entry in first.items()})
 
     def append_metrics(self, step: int, values: Mapping[str, float], time_s: float) -> None:
         """Add one line to metrics.jsonl."""
@@ -182,12 +203,14 @@ class RunFolder:
     def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
         try:
             tree = parse(path.read_text())
-        except (OSError, ValueError, yaml.YAMLError) as error:
+        except OSError as error:
+            raise unreadable(path, error) from error
+        except (ValueError, yaml.YAMLError) as error:
             raise ConfigError(
-                f"{path} cannot be read ({' '.join(str(error).split())}); delete that run folder."
+                f"{path} is torn ({' '.join(str(error).split())}); delete that file, and the run goes on."
             ) from error
         if not isinstance(tree, dict):
-            raise ConfigError(f"{path} holds no mapping, it is torn; delete that run folder.")
+            raise ConfigError(f"{path} holds no mapping, it is torn; delete that file, and the run goes on.")
         return tree
 
 
@@ -254,10 +277,12 @@ def writing_to(folder: Path) -> Iterator[None]:
 
 
 def _is_of(error: OSError, folder: Path) -> bool:
-    """Return whether the system's error is about `folder` or one above it; what names no file was a write or a full disk."""
-    if error.errno is None or not isinstance(error.filename, str | None):
+    """Return whether the system's error is about `folder` or one above it; one that names no file, about a disk at all."""
+    if error.filename is None:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
+    if error.errno is None or not isinstance(error.filename, str):
         return False
-    place = folder if error.filename is None else Path(error.filename)
+    place = Path(error.filename)
     return place.is_relative_to(folder) or folder.is_relative_to(place)
 
 
@@ -269,5 +294,17 @@ def _dotted(tree: Mapping[str, Any], key: str) -> Any:
 
 def _write(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.writing")
-    temporary.write_text(text)
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def _locked(file: TextIO) -> bool:
+    """Take the lock of an open file if nobody holds it, and return whether it was taken."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -145,16 +145,16 @@ class Trainer:
         last = done == self.total_steps
         if done % train.log_every == 0 or last:
             self._log(done, self._meter.flush(self.device))
+        if not last:
+            self._obey(done)  # before a validation or a preview, which may take longer than is left
         saving = done % train.checkpoint_every == 0 or last
         # At every checkpoint too: an export without a validation value could not become the best one.
         validated = self._validate(done) if saving or done % train.validate_every == 0 else {}
-        if saving:
+        if saving and self._saved_step != done:
             self._save(done, validated)
         asked = train.sample_every is not None and done % train.sample_every == 0
         if train.previews and (last or asked):
             self._sample(done)
-        if not last:
-            self._obey(done)
         self.store.raise_failure()
 
     def _obey(self, done: int) -> None:

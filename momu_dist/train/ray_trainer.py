@@ -6,6 +6,7 @@ import math
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -23,9 +24,12 @@ from momu_dist.data.ray_pipeline import READER_CPUS
 from momu_dist.data.record import table_rows
 from momu_dist.errors import ConfigError, Stopped, TrainingError
 from momu_dist.train.checkpoint import committed_step
+from momu_dist.train.collective import largest, rank
 from momu_dist.train.folder import RunFolder
 from momu_dist.train.ray_controller import PlannedIngest, RemainingSteps, WholeShares
 from momu_dist.train.worker import Host, run_worker
+
+DRAIN_POLL_S = 2.0
 
 
 def run_on_ray(config: RunConfig, spec: FeedSpec, total_steps: int) -> None:
@@ -163,7 +167,7 @@ def _worker(arguments: dict[str, Any]) -> None:
     config = config_from_dict(arguments["config"], where="the driver's config")
     if RunFolder(config).failure() is not None:
         return  # an attempt before this one left a reason that will not go away; the driver tells it
-    drained = _Drain(config.train.log_every) if arguments["drains"] else Host.drained
+    drained = _Drain() if arguments["drains"] else Host.drained
     host = Host(drained, ray.train.report, _restart)
     try:
         run_worker(config, arguments["spec"], RayFeed, arguments["total_steps"], host)
@@ -174,16 +178,19 @@ def _worker(arguments: dict[str, Any]) -> None:
 class _Drain:
     """Asks Ray whether a node of the run is being drained; answers yes once for each notice.
 
-    Ray's call is a barrier of all workers, so it is made every few steps only.
+    Ray's call is a barrier of all workers, so it is made every `DRAIN_POLL_S` only, when rank 0 says so: a notice may come
+    half a minute before the end.
     """
 
-    def __init__(self, every: int) -> None:
-        self.every = every
+    def __init__(self) -> None:
+        self._next = 0.0
         self._known: object = None
 
     def __call__(self, done: int) -> bool:
-        if done % self.every:
+        due = rank() == 0 and time.monotonic() >= self._next
+        if not largest(float(due), ray.train.torch.get_device()):
             return False
+        self._next = time.monotonic() + DRAIN_POLL_S
         info = ray.train.get_preemption_info()
         new = info is not None and info != self._known
         self._known = info

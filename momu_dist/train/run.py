@@ -49,7 +49,8 @@ def train(config: RunConfig) -> Path:
     finished = folder.finished()
     if finished is not None and finished["steps"] >= size.total_steps:
         print(f"{config.name} is finished ({finished['steps']} steps); its model is at {finished['export']}.")
-        send_waiting(config.tracking.uri, config.tracking.experiment, folder.path)
+        with folder.alone():
+            send_waiting(config.tracking.uri, config.tracking.experiment, folder.path)
         return folder.path
     with folder.alone(), Signals(folder).obeyed() as signals:
         folder.open(config, origin)

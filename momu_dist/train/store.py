@@ -15,12 +15,13 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from momu_dist.data.hashes import file_sha256
-from momu_dist.errors import CheckpointError
+from momu_dist.errors import CheckpointError, Superseded
 from momu_dist.train.checkpoint import (
     STATE,
     Checkpoint,
@@ -29,6 +30,8 @@ from momu_dist.train.checkpoint import (
     logger,
     newest_checkpoint,
     read_state,
+    step_of,
+    verified,
 )
 from momu_dist.train.collective import from_rank_0, rank, world_size
 
@@ -37,6 +40,7 @@ ATTEMPT = ".attempt"
 COMMIT_TIMEOUT_S = 1800.0  # the slowest worker's file on a busy shared disk
 LINGER_S = 10.0
 _POLL_S = 0.02
+_DROPPED = ".dropped-"
 
 Files = Mapping[str, bytes | memoryview]
 """What a checkpoint holds, by path in its folder."""
@@ -89,10 +93,11 @@ class CheckpointStore:
         if rank() == 0:
             found = self.newest()
             for folder in checkpoint_folders(self.folder):
-                if found is not None and folder.name > found.folder.name:
+                if found is not None and step_of(folder) > found.step:
                     folder.rename(folder.with_name(f".torn-{folder.name}-{secrets.token_hex(4)}"))
-            for left in self.folder.glob(".writing-*"):
-                shutil.rmtree(left, ignore_errors=True)
+            for pattern in (".writing-*", f"{_DROPPED}*"):
+                for left in self.folder.glob(pattern):
+                    shutil.rmtree(left, ignore_errors=True)
             for made in self.folder.glob(".*-of-step-*"):
                 if not (self.folder / made.name.partition("-of-")[2]).is_dir():
                     shutil.rmtree(made, ignore_errors=True)
@@ -149,7 +154,7 @@ class CheckpointStore:
         try:
             self._write(*job)
         except BaseException as error:  # raised again where the loop is
-            self._failure = error
+            self._failure = self._superseded() or error
 
     def _write(
         self, step: int, state: dict[str, Any], files: Files, write_more: Callable[[Path], None],
@@ -169,12 +174,9 @@ class CheckpointStore:
 
     def _commit(self, step: int, state: dict[str, Any], temporary: Path) -> Checkpoint:
         final = self.path_of(step)
-        if self._attempt and (self.folder / ATTEMPT).read_text() != self._attempt:
-            raise CheckpointError(
-                f"another attempt of this run has begun in {self.folder}; this one writes no more."
-            )
         hashes: dict[str, str] = {}
-        for receipt in sorted(temporary.glob(_receipt("*"))):
+        for one in range(self._world_size):
+            receipt = temporary / _receipt(one)
             hashes |= json.loads(receipt.read_text())
             receipt.unlink()
         for path in _files(temporary):
@@ -186,11 +188,27 @@ class CheckpointStore:
         _write_file(temporary / STATE, json.dumps({**whole, "sha256": digest(whole)}, indent=2).encode())
         for folder in (temporary, *(path for path in temporary.rglob("*") if path.is_dir())):
             _sync(folder)
+        if superseded := self._superseded():
+            raise superseded
         if final.exists():  # of an attempt that another process ended: the same step of the same run
+            with suppress(CheckpointError):
+                there = verified(final)
+                shutil.rmtree(temporary)
+                return there
             final.rename(final.with_name(f".torn-{final.name}-{secrets.token_hex(4)}"))
         temporary.rename(final)
         _sync(self.folder)
         return Checkpoint(final, whole)
+
+    def _superseded(self) -> Superseded | None:
+        """Return the error for an attempt that another has followed, None for the last one."""
+        try:
+            last = (self.folder / ATTEMPT).read_text()
+        except OSError:
+            return None  # no proof; what the disk says is told by who writes
+        if not self._attempt or last == self._attempt:
+            return None
+        return Superseded(f"another attempt of this run has begun in {self.folder}; this one writes no more.")
 
     def _drop_old(self) -> None:
         found = []
@@ -202,7 +220,10 @@ class CheckpointStore:
         kept = self.retention.kept(found)
         for checkpoint in found:
             if checkpoint.folder not in kept:
-                shutil.rmtree(checkpoint.folder, ignore_errors=True)
+                # First out of the way: one that is half gone would count as torn, and stay.
+                dropped = self.folder / f"{_DROPPED}{checkpoint.folder.name}-{secrets.token_hex(4)}"
+                checkpoint.folder.rename(dropped)
+                shutil.rmtree(dropped, ignore_errors=True)
                 for made in self.folder.glob(f".*-of-{checkpoint.folder.name}"):
                     shutil.rmtree(made, ignore_errors=True)
         if len(found) > 1:  # two whole ones are worth more than what cannot be read
@@ -210,7 +231,7 @@ class CheckpointStore:
                 shutil.rmtree(torn, ignore_errors=True)
 
 
-def _receipt(of: int | str) -> str:
+def _receipt(of: int) -> str:
     return f"receipt-{of}.json"
 
 

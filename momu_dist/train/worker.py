@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,7 +21,7 @@ from momu_dist.core.tasks.base import Task
 from momu_dist.data.feed import FeedSpec
 from momu_dist.data.latents import LatentManifest
 from momu_dist.data.manifest import Manifest
-from momu_dist.errors import ConfigError, MomuError, Stopped
+from momu_dist.errors import ConfigError, MomuError, Stopped, Superseded
 from momu_dist.inference.export import find_export
 from momu_dist.tracking import Tracker, open_tracker
 from momu_dist.train.build import build_task, export_facts, pick_device, required_exports
@@ -62,6 +63,7 @@ def run_worker(
 
     Stopped, which is no failure, is only raised.
     """
+    began = time.time()
     folder = RunFolder(config)
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
@@ -72,27 +74,65 @@ def run_worker(
         run_id = tracker.start(
             config.name, resolved_dict(config), {"stage": config.stage}, folder.tracking_id()
         )
-        if rank() == 0:
-            folder.keep_tracking_id(run_id)
         try:
-            with writing_to(folder.path):
-                _train(config, spec, make_feed, total_steps, folder, tracker, host)
+            with writing_to(folder.path), _alone(folder), _watch(config, folder, host) as watch:
+                if rank() == 0:
+                    folder.keep_tracking_id(run_id)
+                _train(config, spec, make_feed, total_steps, folder, tracker, host, watch)
+            if rank() == 0 and config.tracking.uri != "none":
+                register_best(config, folder, tracker)
+        except Superseded:
+            raise  # the attempt that followed says how the run fares
         except BaseException as error:
             tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt | Stopped) else "FAILED")
             raise
         tracker.finish()
-    except Stopped:
+        # Last of all: a run that is marked as done is not looked after again.
+        if rank() == 0:
+            seconds = round(time.time() - began, 1)
+            folder.finish({"steps": total_steps, "seconds": seconds, "export": str(folder.export)})
+    except (Stopped, Superseded):
         raise
     except MomuError as error:
         folder.fail(str(error))
         raise
 
 
+def _alone(folder: RunFolder) -> AbstractContextManager[None]:
+    return folder.written_alone() if rank() == 0 else nullcontext()
+
+
+def _watch(config: RunConfig, folder: RunFolder, host: Host) -> Watch:
+    return Watch(folder.stalls, rank(), world_size(), config.train.stall_s, folder.tell, host.restart)
+
+
+class _Log:
+    """What a run logs: in its folder and in the tracker, each value with the time it was logged first."""
+
+    def __init__(self, folder: RunFolder, tracker: Tracker) -> None:
+        self.folder = folder
+        self.tracker = tracker
+        self._before = Relogged([], {})
+
+    def resumed(self, step: int) -> None:
+        """Forget what was logged after `step`: it will come again."""
+        self._before = self.folder.rewind_metrics(step)
+        # A process that was killed may not have sent the last of them; what is sent twice counts once.
+        for entry in self._before.kept[-SENT_AGAIN:]:
+            self.tracker.metrics(entry["step"], without_time(entry), entry["time"])
+        begins = f"goes on at step {step}" if step else "begins"
+        self.folder.tell(f"{begins} with {world_size()} {'worker' if world_size() == 1 else 'workers'}")
+
+    def __call__(self, step: int, metrics: dict[str, float]) -> None:
+        when = self._before.time_of(step, metrics)
+        self.folder.append_metrics(step, metrics, when)
+        self.tracker.metrics(step, metrics, when)
+
+
 def _train(
     config: RunConfig, spec: FeedSpec, make_feed: Callable[[FeedSpec], Feed], total_steps: int,
-    folder: RunFolder, tracker: Tracker, host: Host,
+    folder: RunFolder, tracker: Tracker, host: Host, watch: Watch,
 ) -> None:  # fmt: skip
-    began = time.time()
     device = pick_device(config)
     feed = make_feed(spec)
     if config.train.record_samples:
@@ -108,23 +148,11 @@ def _train(
     written = Exports(folder, config, facts, vaes, total_steps)
     retention = Retention(config.train.keep_last, config.train.keep_best)
     store = CheckpointStore(folder.checkpoints, retention, folder.tell)
-
-    before = Relogged([], {})
-
-    def log(step: int, metrics: dict[str, float]) -> None:
-        when = before.time_of(step, metrics)
-        folder.append_metrics(step, metrics, when)
-        tracker.metrics(step, metrics, when)
+    log = _Log(folder, tracker)
 
     def resumed(step: int) -> None:
-        nonlocal before
         written.restore()
-        before = folder.rewind_metrics(step)
-        # A process that was killed may not have sent the last of them; what is sent twice counts once.
-        for entry in before.kept[-SENT_AGAIN:]:
-            tracker.metrics(entry["step"], without_time(entry), entry["time"])
-        begins = f"goes on at step {step}" if step else "begins"
-        folder.tell(f"{begins} with {world_size()} {'worker' if world_size() == 1 else 'workers'}")
+        log.resumed(step)
 
     def sample(step: int, weights: Weights) -> None:
         # Imported here: only the first worker makes previews, and what draws and plays them takes seconds to import.
@@ -151,25 +179,18 @@ def _train(
     def reported(step: int) -> None:
         host.reported({"step": step, "checkpoint": str(store.path_of(step))})
 
-    with Watch(folder.stalls, rank(), world_size(), config.train.stall_s, folder.tell, host.restart) as watch:
-        hooks = Hooks(
-            log=log,
-            resumed=resumed,
-            judge=written.judge,
-            export=written.write,
-            committed=written.committed,
-            sample=sample,
-            wish=wish,
-            reached=watch.reached,
-            reported=reported,
-        )
-        Trainer(config, task, feed, engines, store, hooks, total_steps, device).run()
-    if rank() == 0:
-        if config.tracking.uri != "none":
-            register_best(config, folder, tracker)
-        folder.finish(
-            {"steps": total_steps, "seconds": round(time.time() - began, 1), "export": str(folder.export)}
-        )
+    hooks = Hooks(
+        log=log,
+        resumed=resumed,
+        judge=written.judge,
+        export=written.write,
+        committed=written.committed,
+        sample=sample,
+        wish=wish,
+        reached=watch.reached,
+        reported=reported,
+    )
+    Trainer(config, task, feed, engines, store, hooks, total_steps, device).run()
 
 
 def build_engines(config: RunConfig, task: Task, device: torch.device) -> dict[str, Engine]:

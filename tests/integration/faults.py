@@ -170,9 +170,14 @@ class Drill:
         return max(steps_logged(self.run))
 
     def kill(self, what: str, step: int, rng: random.Random) -> Kill:
-        """SIGKILL one worker, or the driver and start it again, once `step` is logged."""
+        """SIGKILL once `step` is logged; what: `worker`, `worker while saving`, `driver` or `driver at once`.
+
+        A driver is started again once its workers have ended, or at once.
+        """
         logged = self.wait_for_step(step)
-        if what == "worker":
+        if what == "worker while saving":
+            self.wait_for(lambda: list((self.run / "checkpoints").glob(".writing-*")), "save")
+        if what.startswith("worker"):
             starts = self.starts()
             rng.choice(training_processes(self.pid)).kill()
             self.wait_for(lambda: self.starts() > starts, "new workers")
@@ -181,8 +186,9 @@ class Drill:
         os.kill(self.pid, signal.SIGKILL)
         assert self.process is not None
         self.process.wait()
-        _, alive = psutil.wait_procs(workers, timeout=60)
-        assert not alive, f"still training after the driver's death: {alive}"
+        if what != "driver at once":
+            _, alive = psutil.wait_procs(workers, timeout=60)
+            assert not alive, f"still training after the driver's death: {alive}"
         starts = self.starts()
         self.start()
         self.wait_for(lambda: self.starts() > starts, "new workers")
@@ -245,7 +251,8 @@ def assert_same(ours: Any, theirs: Any, where: str) -> None:
         assert len(ours) == len(theirs), where
         for index, (a, b) in enumerate(zip(ours, theirs, strict=True)):
             assert_same(a, b, f"{where}/{index}")
-    elif isinstance(ours, int | float | str | bool | None):
+    else:
+        assert isinstance(ours, int | float | str | bool | None), f"{where} is a {type(ours)}"
         assert ours == theirs, f"{where}: {ours} and {theirs}"
 
 

@@ -223,6 +223,10 @@ def test_spool_leaves_out_a_torn_line(tmp_path: Path) -> None:
     events, lines = spool.read(10)
     assert [event.run_id for event in events] == ["a"]
     assert lines == 2
+    spool.append([Event("start", "b", 2, {})])
+    events, lines = spool.read(10)
+    assert [event.run_id for event in events] == ["a", "b"], "the next event has a line of its own"
+    assert lines == 3
     spool.drop(lines)
     assert not spool
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import resource
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,7 +82,7 @@ def test_other_data_or_weights_are_refused_wherever_they_lie(tmp_path: Path) -> 
 def test_a_torn_config_is_one_sentence(tmp_path: Path, text: str) -> None:
     folder = opened(config_of(tmp_path))
     (folder.path / "config.yaml").write_text(text)
-    with pytest.raises(ConfigError, match=r"config\.yaml .* delete that run folder"):
+    with pytest.raises(ConfigError, match=r"config\.yaml .* delete that file"):
         opened(config_of(tmp_path))
 
 
@@ -94,6 +97,43 @@ def test_metrics_of_what_is_done_again_and_torn_lines_are_dropped(tmp_path: Path
     assert before.time_of(4, {"total": 0.0}) == 104.0, "what comes again has the time it had"
     assert before.time_of(4, {"val/rec": 0.0}) > 1e9 and before.time_of(9, {"total": 0.0}) > 1e9
     assert [entry["step"] for entry in read_metrics(folder.metrics)] == [1, 2, 3]
+
+
+def test_what_is_logged_again_after_two_kills_has_the_time_it_had(tmp_path: Path) -> None:
+    folder = opened(config_of(tmp_path))
+    for step in range(1, 6):
+        folder.append_metrics(step, {"total": float(step)}, 100.0 + step)
+    before = folder.rewind_metrics(2)
+    folder.append_metrics(3, {"total": 3.0}, before.time_of(3, {"total": 3.0}))
+    again = folder.rewind_metrics(2)  # killed before steps 4 and 5 came again
+    assert [again.time_of(step, {"total": 0.0}) for step in (3, 4, 5)] == [103.0, 104.0, 105.0]
+    assert [entry["step"] for entry in folder.rewind_metrics(4).kept] == [1, 2]
+
+
+def test_the_one_who_writes_waits_for_the_one_before(tmp_path: Path) -> None:
+    folder = opened(config_of(tmp_path))
+    came = []
+
+    def second() -> None:
+        with folder.written_alone():
+            came.append("second")
+
+    with folder.written_alone():
+        thread = threading.Thread(target=second)
+        thread.start()
+        time.sleep(0.3)
+        came.append("first")
+    thread.join()
+    assert came == ["first", "second"]
+
+
+def test_what_the_system_says_of_other_things_is_no_full_disk(tmp_path: Path) -> None:
+    with pytest.raises(ConnectionResetError):
+        with writing_to(tmp_path):
+            raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+    with pytest.raises(DiskError, match="No space left on device"):
+        with writing_to(tmp_path):
+            raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_what_does_not_change_the_result_may_change(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from momu_dist.errors import CheckpointError, DiskError
+from momu_dist.errors import CheckpointError, DiskError, Superseded
 from momu_dist.train import store as module
 from momu_dist.train.checkpoint import derived_folder, verified
 from momu_dist.train.store import CheckpointStore, Retention
@@ -153,11 +153,32 @@ def test_a_worker_that_never_writes_is_named(tmp_path: Path, monkeypatch: pytest
         store.wait()
 
 
-def test_the_same_step_again_replaces_the_first(store: CheckpointStore) -> None:
+def test_the_same_step_again_replaces_only_what_is_torn(store: CheckpointStore) -> None:
     save(store, 3)
+    assert (save(store, 3, text="again") / "part").read_text() == "3"
+    (store.path_of(3) / "part").write_text("torn")
     assert (save(store, 3, text="again") / "part").read_text() == "again"
-    save(store, 4)
-    assert names(store) == ["step-000000003", "step-000000004"]
+
+
+def test_a_copy_beside_the_checkpoints_is_no_checkpoint(store: CheckpointStore, told: list[str]) -> None:
+    good = save(store, 200)
+    shutil.copytree(good, copy := good.with_name(f"{good.name}.bak"))
+    assert newest(store) == good and store.begin() is not None
+    save(store, 201)
+    save(store, 202)
+    assert copy.is_dir() and not told
+
+
+def test_a_kill_in_the_dropping_leaves_nothing(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module.shutil, "rmtree", lambda *a, **k: None)  # as if the kill came before it
+    for step in (1, 2, 3):
+        save(store, step)
+    monkeypatch.undo()
+    assert [name[:9] for name in names(store)] == [".dropped-", "step-0000", "step-0000"]
+    store.begin()
+    assert names(store) == ["step-000000002", "step-000000003"]
 
 
 def test_a_folder_that_is_torn_is_put_aside_and_dropped_later(
@@ -205,7 +226,7 @@ def test_an_attempt_that_another_has_followed_writes_no_more(store: CheckpointSt
     later = CheckpointStore(store.folder, store.retention)
     later.begin()
     store.save(2, {}, {"part": b"2"})
-    with pytest.raises(CheckpointError, match="another attempt of this run has begun"):
+    with pytest.raises(Superseded, match="another attempt of this run has begun"):
         store.wait()
     assert newest(later) == later.path_of(1)
     save(later, 2)
