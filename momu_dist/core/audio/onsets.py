@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import gcd
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from momu_dist.core.peaks import peak_pick
 from momu_dist.errors import ClipError
 
 ONSET_SAMPLE_RATE = 22050
@@ -41,7 +42,7 @@ def onset_times(wav: ArrayLike, sample_rate: int, rule: OnsetRule = LORIS_ONSETS
     Source: OpenGVLab/LORIS `beats_scores.py`: librosa.onset.onset_detect at 22050 Hz, no backtracking.
     """
     # Imported here, as in core.audio.mel: a training imports this module for its names.
-    from librosa.onset import onset_detect
+    from librosa.onset import onset_strength
     from scipy.signal import resample_poly
 
     samples = np.asarray(wav)
@@ -61,16 +62,10 @@ def onset_times(wav: ArrayLike, sample_rate: int, rule: OnsetRule = LORIS_ONSETS
     if sample_rate != ONSET_SAMPLE_RATE:
         common = gcd(ONSET_SAMPLE_RATE, int(sample_rate))
         samples = resample_poly(samples, ONSET_SAMPLE_RATE // common, int(sample_rate) // common)
-    times = onset_detect(
-        y=samples.astype(np.float32),
-        sr=ONSET_SAMPLE_RATE,
-        hop_length=ONSET_HOP,
-        units="time",
-        wait=rule.wait,
-        delta=rule.delta,
-        pre_max=rule.pre_max,
-        post_max=rule.post_max,
-        pre_avg=rule.pre_avg,
-        post_avg=rule.post_avg,
-    )
-    return np.asarray(times, dtype=np.float64)
+    strength = onset_strength(y=samples.astype(np.float32), sr=ONSET_SAMPLE_RATE, hop_length=ONSET_HOP)
+    if not np.isfinite(strength).all():
+        return np.zeros(0)
+    strength = strength - strength.min()
+    strength /= strength.max() + np.finfo(strength.dtype).tiny
+    peaks = peak_pick(strength, **asdict(rule)) if strength.any() else np.zeros(0, np.int64)
+    return peaks.astype(np.float64) * ONSET_HOP / ONSET_SAMPLE_RATE

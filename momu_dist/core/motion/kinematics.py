@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from momu_dist.core.audio.mel import MEL_RATE_HZ
+from momu_dist.core.peaks import peak_pick
 from momu_dist.errors import ClipError
 
 Window = Literal["hard", "literal"]
@@ -106,7 +107,6 @@ def kinematic_beats(
     Raises ClipError if motion is not (T, J, 2) or not finite, or rate_hz is not positive.
     """
     # Imported here, as in core.audio.mel: a training imports this module for its names.
-    from librosa.util import peak_pick
     from scipy.ndimage import gaussian_filter1d
 
     points = _checked(motion_px)
