@@ -96,7 +96,7 @@ def test_a_drained_node_is_saved_for_and_the_run_goes_on_without_it(nodes: Nodes
     leaving = nodes.start(f"--address=127.0.0.1:{nodes.port}", "--node-ip-address=127.0.0.1")
     (node,) = set(nodes.wait_for(2)) - {head}
     more = (
-        "train.max_steps=400",
+        "train.max_steps=1000",
         "train.checkpoint_every=100000",
         "train.min_workers=1",
         "train.max_failures=2",
@@ -124,5 +124,5 @@ def test_a_drained_node_is_saved_for_and_the_run_goes_on_without_it(nodes: Nodes
         run.close()
     assert "a machine will be taken away" in text
     assert f"goes on at step {saved.step} with 1 worker" in text, "no step before the notice is done again"
-    assert steps_logged(run.run) == list(range(1, 401))
+    assert steps_logged(run.run) == list(range(1, 1001))
     assert_every_sample_once(field, field.config("dit_a2m", "zero1", "drained", *more), run.run)
