@@ -251,9 +251,11 @@ def assert_same(ours: Any, theirs: Any, where: str) -> None:
         assert len(ours) == len(theirs), where
         for index, (a, b) in enumerate(zip(ours, theirs, strict=True)):
             assert_same(a, b, f"{where}/{index}")
-    else:
-        assert isinstance(ours, int | float | str | bool | None), f"{where} is a {type(ours)}"
+    elif isinstance(ours, int | float | str | bool | None):
         assert ours == theirs, f"{where}: {ours} and {theirs}"
+    else:  # such as DeepSpeed's loss scaler
+        assert type(ours) is type(theirs), where
+        assert_same(vars(ours), vars(theirs), where)
 
 
 def assert_every_sample_once(field: Field, config: RunConfig, run: Path) -> None:
