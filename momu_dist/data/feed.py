@@ -148,7 +148,7 @@ class LocalFeed:
     def steps(self, first: int, total: int) -> Iterator[Sequence[dict[str, Any]]]:
         if first >= total:
             return
-        # A step is read while the one before it computes: decoding holds up no other thread, and a GPU's steps are short.
+        # A step is read while the one before it computes: decoding files holds up no other thread, and a GPU's steps are short.
         with ThreadPoolExecutor(1, "feed") as thread:
             ahead = thread.submit(self._rows, first)
             for step in range(first, total):

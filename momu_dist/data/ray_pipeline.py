@@ -140,5 +140,7 @@ def worker_stream(
         num_cpus=READER_CPUS,
     )
     rows.context.execution_options.preserve_order = True
-    rows.context.custom_execution_callback_classes.append(Unhurried)
+    rows.context.custom_execution_callback_classes = [
+        Unhurried
+    ]  # the context is that of `steps`, shared by all workers
     return rows.iterator()

@@ -9,7 +9,7 @@ from momu_dist.tracking.background import BackgroundTracker
 from momu_dist.tracking.contract import Status, Tracker
 from momu_dist.tracking.null_tracker import NullTracker
 
-__all__ = ["Status", "Tracker", "auto_uri", "check_uri", "open_tracker", "send_waiting"]
+__all__ = ["Status", "Tracker", "auto_uri", "check_uri", "open_tracker", "send_waiting", "waits"]
 
 SPOOL_NAME = "tracking-spool.jsonl"
 SCHEMES = ("sqlite:///", "http://", "https://", "postgresql", "mysql", "mssql")
@@ -40,9 +40,14 @@ def open_tracker(uri: str, experiment: str, run_folder: str | Path) -> Tracker:
     return NullTracker() if uri == "none" else _mlflow_tracker(uri, experiment, Path(run_folder))
 
 
+def waits(run_folder: str | Path) -> bool:
+    """Return whether a run has something in its spool."""
+    return (Path(run_folder) / SPOOL_NAME).exists()
+
+
 def send_waiting(uri: str, experiment: str, run_folder: str | Path) -> None:
     """Send what a run that has ended still has in its spool; nothing happens where there is none."""
-    if uri != "none" and (Path(run_folder) / SPOOL_NAME).exists():
+    if uri != "none" and waits(run_folder):
         _mlflow_tracker(uri, experiment, Path(run_folder)).send_waiting()
 
 

@@ -27,7 +27,7 @@ for _name in ("alembic", "mlflow.store.db.utils"):
 
 def connect(uri: str) -> MlflowClient:
     """Return a client whose runs and models both live at `uri`, whatever the environment says."""
-    if uri.startswith(SQLITE):
+    if uri.startswith(SQLITE) and "?" not in uri and not uri.endswith(":memory:"):
         _create(Path(uri.removeprefix(SQLITE)))
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 

@@ -106,9 +106,15 @@ class RunFolder:
         The workers of a driver that was killed end some seconds after it. The wait has an end, for one that cannot.
         """
         with self._writer.open("w") as lock:
-            until = time.monotonic() + WRITER_S
-            while not _locked(lock) and time.monotonic() < until:
-                time.sleep(0.1)
+            if not _locked(lock):
+                self.tell("waits for the workers of an attempt before to end")
+                until = time.monotonic() + WRITER_S
+                while not (free := _locked(lock)) and time.monotonic() < until:
+                    time.sleep(0.1)
+                if not free:
+                    self.tell(
+                        f"they have not ended within {WRITER_S:.0f} s; their checkpoints no longer count"
+                    )
             yield
 
     def open(self, config: RunConfig, origin: Mapping[str, str]) -> None:

@@ -145,13 +145,13 @@ class Trainer:
         last = done == self.total_steps
         if done % train.log_every == 0 or last:
             self._log(done, self._meter.flush(self.device))
-        if not last:
-            self._obey(done)  # before a validation or a preview, which may take longer than is left
         saving = done % train.checkpoint_every == 0 or last
         # At every checkpoint too: an export without a validation value could not become the best one.
         validated = self._validate(done) if saving or done % train.validate_every == 0 else {}
-        if saving and self._saved_step != done:
+        if saving:
             self._save(done, validated)
+        if not last:
+            self._obey(done)  # before a preview, which may take longer than is left
         asked = train.sample_every is not None and done % train.sample_every == 0
         if train.previews and (last or asked):
             self._sample(done)
@@ -311,8 +311,8 @@ class Trainer:
             )
         if newest.state["plan"] != self.feed.plan_fingerprint:
             raise CheckpointError(
-                f"{newest.folder} was written with another order of samples (data, seed, train.global_batch, data.length_s or "
-                "data.length_buckets changed); "
+                f"{newest.folder} was written with another order of samples (data, seed, train.global_batch, data.length_s, "
+                "data.length_buckets, or the version of NumPy or of this program changed); "
                 "continue with the same values, or start a new run with inputs.init_from."
             )
         if newest.step > self.total_steps:

@@ -20,7 +20,7 @@ from momu_dist.data.manifest import Manifest
 from momu_dist.data.progress import progress
 from momu_dist.errors import ConfigError, Stopped
 from momu_dist.inference.export import Export, find_export
-from momu_dist.tracking import auto_uri, check_uri, open_tracker, send_waiting
+from momu_dist.tracking import auto_uri, check_uri, open_tracker, send_waiting, waits
 from momu_dist.tracking.registry import resolve
 from momu_dist.train.build import build_task, feed_spec, open_run_latents, required_exports
 from momu_dist.train.checkpoint import checkpoint_folders, newest_checkpoint
@@ -49,8 +49,9 @@ def train(config: RunConfig) -> Path:
     finished = folder.finished()
     if finished is not None and finished["steps"] >= size.total_steps:
         print(f"{config.name} is finished ({finished['steps']} steps); its model is at {finished['export']}.")
-        with folder.alone():
-            send_waiting(config.tracking.uri, config.tracking.experiment, folder.path)
+        if waits(folder.path):
+            with folder.alone():
+                send_waiting(config.tracking.uri, config.tracking.experiment, folder.path)
         return folder.path
     with folder.alone(), Signals(folder).obeyed() as signals:
         folder.open(config, origin)

@@ -92,6 +92,9 @@ class CheckpointStore:
         found: Checkpoint | None = None
         if rank() == 0:
             found = self.newest()
+            self.folder.mkdir(parents=True, exist_ok=True)
+            # First of all: one that still writes finds itself followed before it finds its files gone.
+            _write_file(self.folder / ATTEMPT, (token := secrets.token_hex(4)).encode(), whole=True)
             for folder in checkpoint_folders(self.folder):
                 if found is not None and step_of(folder) > found.step:
                     folder.rename(folder.with_name(f".torn-{folder.name}-{secrets.token_hex(4)}"))
@@ -101,8 +104,6 @@ class CheckpointStore:
             for made in self.folder.glob(".*-of-step-*"):
                 if not (self.folder / made.name.partition("-of-")[2]).is_dir():
                     shutil.rmtree(made, ignore_errors=True)
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / ATTEMPT).write_text(token := secrets.token_hex(4))
             found, self._attempt = from_rank_0((found, token))
         else:
             found, self._attempt = from_rank_0((found, ""))
@@ -222,7 +223,8 @@ class CheckpointStore:
             if checkpoint.folder not in kept:
                 # First out of the way: one that is half gone would count as torn, and stay.
                 dropped = self.folder / f"{_DROPPED}{checkpoint.folder.name}-{secrets.token_hex(4)}"
-                checkpoint.folder.rename(dropped)
+                with suppress(OSError):
+                    checkpoint.folder.rename(dropped)
                 shutil.rmtree(dropped, ignore_errors=True)
                 for made in self.folder.glob(f".*-of-{checkpoint.folder.name}"):
                     shutil.rmtree(made, ignore_errors=True)

@@ -63,39 +63,45 @@ def run_worker(
 
     Stopped, which is no failure, is only raised.
     """
-    began = time.time()
     folder = RunFolder(config)
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
     try:
-        tracker = open_tracker(
-            config.tracking.uri if rank() == 0 else "none", config.tracking.experiment, folder.path
-        )
-        run_id = tracker.start(
-            config.name, resolved_dict(config), {"stage": config.stage}, folder.tracking_id()
-        )
-        try:
-            with writing_to(folder.path), _alone(folder), _watch(config, folder, host) as watch:
-                if rank() == 0:
-                    folder.keep_tracking_id(run_id)
-                _train(config, spec, make_feed, total_steps, folder, tracker, host, watch)
-            if rank() == 0 and config.tracking.uri != "none":
-                register_best(config, folder, tracker)
-        except Superseded:
-            raise  # the attempt that followed says how the run fares
-        except BaseException as error:
-            tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt | Stopped) else "FAILED")
-            raise
-        tracker.finish()
-        # Last of all: a run that is marked as done is not looked after again.
-        if rank() == 0:
-            seconds = round(time.time() - began, 1)
-            folder.finish({"steps": total_steps, "seconds": seconds, "export": str(folder.export)})
+        with writing_to(folder.path), _alone(folder):
+            _run(config, spec, make_feed, total_steps, host, folder)
     except (Stopped, Superseded):
         raise
     except MomuError as error:
         folder.fail(str(error))
         raise
+
+
+def _run(
+    config: RunConfig, spec: FeedSpec, make_feed: Callable[[FeedSpec], Feed], total_steps: int, host: Host, folder: RunFolder,
+) -> None:  # fmt: skip
+    """Train and track: what is told of a run's fate is told here."""
+    began = time.time()
+    tracker = open_tracker(
+        config.tracking.uri if rank() == 0 else "none", config.tracking.experiment, folder.path
+    )
+    run_id = tracker.start(config.name, resolved_dict(config), {"stage": config.stage}, folder.tracking_id())
+    if rank() == 0:
+        folder.keep_tracking_id(run_id)
+    try:
+        with _watch(config, folder, host) as watch:
+            _train(config, spec, make_feed, total_steps, folder, tracker, host, watch)
+        if rank() == 0 and config.tracking.uri != "none":
+            register_best(config, folder, tracker)
+    except Superseded:
+        raise  # the attempt that followed says how the run fares
+    except BaseException as error:
+        tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt | Stopped) else "FAILED")
+        raise
+    tracker.finish()
+    # Last of all: a run that is marked as done is not looked after again.
+    if rank() == 0:
+        seconds = round(time.time() - began, 1)
+        folder.finish({"steps": total_steps, "seconds": seconds, "export": str(folder.export)})
 
 
 def _alone(folder: RunFolder) -> AbstractContextManager[None]:
