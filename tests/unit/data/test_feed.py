@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -127,6 +128,27 @@ def test_local_feed_starts_where_it_is_told(prepared: Manifest) -> None:
     assert [[row["clip_id"] for row in rows] for rows in feed.steps(4, 6)] == whole[4:]
     assert len(whole) == 6 and list(feed.steps(6, 6)) == []
     assert feed.plan_fingerprint == make_plan(spec_of(prepared)).fingerprint()
+
+
+def test_a_step_that_cannot_be_read_fails_when_its_turn_comes(
+    prepared: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed = LocalFeed(spec_of(prepared))
+    read = feed.reader.read
+
+    def damaged(step: int) -> pa.Table:
+        if step == 2:
+            raise DataError("torn")
+        return read(step)
+
+    monkeypatch.setattr(feed.reader, "read", damaged)
+    steps = feed.steps(0, 6)
+    assert len(next(steps)) == len(next(steps)) > 0
+    with pytest.raises(DataError, match="torn"):
+        next(steps)
+    steps = feed.steps(0, 6)
+    next(steps)
+    steps.close()  # with a step in the air
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 5])
