@@ -190,10 +190,11 @@ class RunFolder:
         """Drop what an attempt logged after `step`, the checkpoint from which the run goes on; return when that was."""
         if not self.metrics.is_file():
             return Relogged([], {})
-        kept = [e for e in read_metrics(self.metrics) if e["step"] <= step and step > 0]
+        logged = read_metrics(self.metrics)
+        kept = [entry for entry in logged if 0 < step >= entry["step"]]
         # Kept until they are logged again: a second kill may come before that.
         before = read_metrics(self._dropped) if self._dropped.is_file() else []
-        dropped = [e for e in (*read_metrics(self.metrics), *before) if not (e["step"] <= step and step > 0)]
+        dropped = [entry for entry in (*logged, *before) if not 0 < step >= entry["step"]]
         first = {_kind(entry["step"], entry): entry for entry in reversed(dropped)}
         for path, entries in ((self._dropped, first.values()), (self.metrics, kept)):
             _write(path, "".join(json.dumps(entry) + "\n" for entry in entries))
