@@ -33,11 +33,11 @@ NO_YAML = (yaml.YAMLError, ValueError, RecursionError)
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Return the run that `path` and `overrides` describe; every mistake is a ConfigError that names the place."""
-    tree = _read_yaml(Path(path))
+    tree = read_yaml(Path(path))
     base = tree.pop("base", None)
     if base is not None:
         base_path = Path(path).parent / str(base)
-        below = _read_yaml(base_path)
+        below = read_yaml(base_path)
         if "base" in below:
             raise ConfigError(f"{base_path} is used as a base and has a base itself; bases are not chained.")
         tree = _merge(below, tree)
@@ -57,9 +57,9 @@ def config_from_dict(tree: Mapping[str, Any], where: str) -> RunConfig:
     given = content.pop("model", {}) or {}
     if isinstance(given, Mapping) and "in_channels" in _field_names(stage.model_config):
         given = {"in_channels": stage.in_channels, **given}
-    model = _checked(stage.model_config, given, where, "model")
-    loss = _checked(stage.loss_config, content.pop("loss", {}) or {}, where, "loss")
-    config = _checked(RunConfig, {**content, "model": model, "loss": loss}, where, "")
+    model = checked(stage.model_config, given, where, "model")
+    loss = checked(stage.loss_config, content.pop("loss", {}) or {}, where, "loss")
+    config = checked(RunConfig, {**content, "model": model, "loss": loss}, where, "")
     _check_run(config, where)
     return config
 
@@ -70,7 +70,8 @@ def resolved_dict(config: RunConfig) -> dict[str, Any]:
     return typing.cast(dict[str, Any], plain)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the mapping that a YAML file holds; ConfigError if it holds none."""
     if not path.is_file():
         raise ConfigError(f"no config at {path}; the ones that ship lie under configs/.")
     try:
@@ -112,7 +113,8 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
         raise ConfigError(f"override {override!r}: the value is not valid YAML.") from error
 
 
-def _checked(kind: type, tree: Any, where: str, section: str) -> Any:
+def checked(kind: type, tree: Any, where: str, section: str) -> Any:
+    """Return the dataclass `kind` that a plain tree describes; every mistake is a ConfigError that names the place."""
     _refuse_unknown(kind, tree, where, section)
     try:
         return TypeAdapter(kind).validate_python(tree)

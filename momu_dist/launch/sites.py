@@ -1,0 +1,87 @@
+"""One SLURM site: `configs/cluster/<name>.yaml`, or any YAML of that shape by its path."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from momu_dist.config.load import checked, read_yaml
+from momu_dist.core.ranges import Checked
+from momu_dist.errors import ConfigError
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "cluster"
+
+VARIABLES = {
+    "account": "SBATCH_ACCOUNT",
+    "clusters": "SBATCH_CLUSTERS",
+    "constraint": "SBATCH_CONSTRAINT",
+    "cpus-per-gpu": "SBATCH_CPUS_PER_GPU",
+    "exclusive": "SBATCH_EXCLUSIVE",
+    "gpus-per-node": "SBATCH_GPUS_PER_NODE",
+    "gres": "SBATCH_GRES",
+    "mem": "SBATCH_MEM_PER_NODE",
+    "mem-per-cpu": "SBATCH_MEM_PER_CPU",
+    "mem-per-gpu": "SBATCH_MEM_PER_GPU",
+    "partition": "SBATCH_PARTITION",
+    "qos": "SBATCH_QOS",
+    "reservation": "SBATCH_RESERVATION",
+    "signal": "SBATCH_SIGNAL",
+    "time": "SBATCH_TIMELIMIT",
+    "wckey": "SBATCH_WCKEY",
+}
+"""Options of sbatch that a site may set: those that sbatch also reads from the environment, so that both ways are one."""
+
+SITE = "MOMU_CLUSTER"
+"""The variable by which a job knows its site."""
+
+
+@dataclass(frozen=True)
+class Site(Checked):
+    """What a cluster wants of every job. Everything has a default: a site without a file needs none."""
+
+    sbatch: dict[str, str | int] = field(default_factory=dict)
+    """Long options of sbatch, without dashes in front; the keys of VARIABLES."""
+    env: dict[str, str] = field(default_factory=dict)
+    """Set on every node, such as NCCL_SOCKET_IFNAME."""
+    scratch: str = "/tmp"
+    """A folder on each node's own disk, short: Ray's sockets lie in it, compiled parts and staged shards."""
+    stage_data: bool = False
+    """Copy the shards that a training reads to `scratch` of each node first."""
+    tracking_uri: str | None = None
+    """An MLflow server for all runs of this site; None: what the run's config says."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for option in self.sbatch:
+            if option not in VARIABLES:
+                raise ConfigError(
+                    f"sbatch.{option} cannot be set for a site; valid: {', '.join(VARIABLES)}. Give it to sbatch or "
+                    "`momu submit` on the command line."
+                )
+        for name in self.env:
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+                raise ConfigError(f"env.{name} is not the name of a variable.")
+        if not Path(self.scratch).is_absolute() or len(self.scratch) > 40:
+            raise ConfigError(
+                f"scratch is {self.scratch!r}, expected an absolute path of at most 40 characters: the sockets "
+                "of Ray lie in it, and a socket's path may have 107."
+            )
+
+    def exports(self, name: str) -> str:
+        """Return shell lines that make a plain `sbatch jobs/...` a job of this site, for `eval`."""
+        values = {VARIABLES[option]: str(value) for option, value in self.sbatch.items()} | {SITE: name}
+        return "".join(f"export {variable}={shlex.quote(value)}\n" for variable, value in values.items())
+
+
+def load_site(name: str) -> Site:
+    """Return the site `name`, or of the YAML at that path; ConfigError names what there is."""
+    path = Path(name) if name.endswith((".yaml", ".yml")) else CONFIGS / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.yaml"))) or "none"
+        raise ConfigError(
+            f"no site at {path}; there are: {known}. Copy configs/cluster/example.yaml and set your own values."
+        )
+    site: Site = checked(Site, read_yaml(path), str(path), "")
+    return site
