@@ -1,4 +1,4 @@
-"""The agent of one node: checks it, runs its part of Ray, leaves nothing behind. `srun` starts it, the launcher talks to it.
+"""The agent of one node, started by `srun`: checks the node, runs its part of Ray, leaves nothing behind.
 
 It lives as long as its standard input is open, so it ends when the launcher, or the connection to it, does. What it tells the
 launcher are lines of JSON after `MARK`; anything else it prints is for the log. Nothing here imports torch or Ray.
