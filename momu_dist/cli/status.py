@@ -33,7 +33,9 @@ def _status(options: argparse.Namespace) -> None:
     if jobs:
         print("\n".join(status_lines(jobs, queue is not None)))
     else:
-        print(f"No jobs: {JOBS.absolute()} holds none{', and the queue has none of yours' if queue == {} else ''}.")
+        print(
+            f"No jobs: {JOBS.absolute()} holds none{', and the queue has none of yours' if queue == {} else ''}."
+        )
     if options.job is not None:
         for name, value in jobs[0].facts.items():
             if name in ("run", "nodes", "phases_s", "failures") and value:

@@ -20,6 +20,7 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import _make_sbatch_string
 
 from momu_dist.errors import ConfigError, MomuError
+from momu_dist.launch.become import become
 from momu_dist.launch.plan import Job
 from momu_dist.launch.sbatch import JOB, Options
 from momu_dist.launch.sites import SITE
@@ -39,11 +40,6 @@ class Submitted:
     job_id: str
     elements: tuple[str, ...]
     after: tuple[str, ...]
-
-
-def become(arguments: list[str]) -> None:
-    """Replace this process by `python -m ...`; the number of the process stays, handlers of signals go."""
-    os.execv(sys.executable, [sys.executable, "-u", "-m", *arguments])
 
 
 def job_options(job: Job, wanted: Sequence[Options], after: Sequence[str] = ()) -> Options:
@@ -108,9 +104,10 @@ def _parameters(job: Job, options: Options, site: str | None) -> dict[str, Any]:
 
 
 def _check_folder() -> None:
-    if "%" in str(FOLDER.absolute()):
+    found = [sign for sign in "%\\" if sign in str(FOLDER.absolute())]
+    if found:
         raise ConfigError(
-            f"{Path.cwd()} holds a %, which SLURM and submitit would replace; submit from another folder."
+            f"{Path.cwd()} holds a {found[0]}, which SLURM replaces in names of logs; submit from another folder."
         )
 
 
