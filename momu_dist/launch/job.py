@@ -111,7 +111,7 @@ class Job:
             while driver.code is None:
                 if self.asked_by and not asked:
                     asked = True
-                    driver.send(signal.SIGUSR2 if work.config is not None else signal.SIGTERM)
+                    driver.send(signal.SIGUSR2 if work.trains else signal.SIGTERM)
                 if time.time() > self.must_end:
                     say("there is no time left to wait for a checkpoint")
                     break
@@ -131,7 +131,7 @@ class Job:
             self._last_lines[-1] if self._last_lines else f"the driver ended with exit code {code}"
         )
         if code == 0:
-            return 0, "finished" if work.config is None else f"finished: {why.removeprefix('trained: ')}"
+            return 0, f"finished: {why.removeprefix('trained: ')}"
         if code < 0:
             why = f"the driver was ended by {signal.Signals(-code).name}; its last line: {why}"
             code = 128 - code
