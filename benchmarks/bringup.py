@@ -14,7 +14,6 @@ import argparse
 import json
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from datetime import datetime
@@ -158,4 +157,4 @@ def report(rows: dict[str, list[dict[str, float]]], nodes: int) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -102,7 +102,7 @@ def _training(arguments: Sequence[str], site: Site, temp: str) -> Work:
     finished = None if options.only_latents else run.finished()
     if finished is not None and finished["steps"] >= steps:
         return Work(
-            (), config, steps, done=f"{config.name} is finished ({finished['steps']} steps): {run.path}"
+            (), config, True, steps, done=f"{config.name} is finished ({finished['steps']} steps): {run.path}"
         )
     data = Manifest.load(config.data.root)
     required_exports(resolved_inputs(config), data)
