@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from momu_dist.cli.data import add_data
 from momu_dist.cli.demo import add_demo
+from momu_dist.cli.doctor import add_doctor
 from momu_dist.cli.evaluate import add_evaluate
 from momu_dist.cli.export_motion import add_export_motion
 from momu_dist.cli.generate import add_generate
@@ -43,4 +44,5 @@ def _parser() -> argparse.ArgumentParser:
     add_promote(commands)
     add_weights(commands)
     add_demo(commands)
+    add_doctor(commands)
     return parser
