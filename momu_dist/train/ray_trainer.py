@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -60,6 +60,8 @@ def run_on_ray(config: RunConfig, spec: FeedSpec, total_steps: int) -> None:
             num_workers=(train.min_workers, train.workers) if elastic(config) else train.workers,
             use_gpu=use_gpu,
             resources_per_worker={"CPU": train.worker_cpus, "GPU": int(use_gpu)},
+            # GPUs talk fastest within a node; CPUs would share its memory and its cores.
+            placement_strategy="PACK" if use_gpu else "SPREAD",
         ),
         run_config=ray.train.RunConfig(
             name=config.name,
@@ -254,5 +256,29 @@ def begun(stream: Iterable[Any]) -> Iterator[Any]:
 
 
 def _cause(error: Exception) -> str:
-    text = str(error.__cause__ or error).strip().splitlines()
+    """Return the last line of what went wrong, of the rank that began it where several failed."""
+    failures = getattr(error, "worker_failures", {})
+    if failures:
+        rank, cause = first_failure(failures)
+        return f"rank {rank}: {_last_line(cause)}"
+    return _last_line(error.__cause__ or error)
+
+
+def first_failure(failures: Mapping[int, Exception]) -> tuple[int, Exception]:
+    """Return the rank that failed and did not only wait for one that did, with its error; the lowest of several.
+
+    Of a worker that dies the others know by a connection that breaks, or an answer that does not come.
+    """
+
+    def only_waited(error: Exception) -> bool:
+        return not isinstance(error, ray.exceptions.RayActorError) and any(
+            sign in str(error)
+            for sign in ("Connection closed by peer", "Connection reset by peer", "Timed out waiting", "NCCL")
+        )
+
+    return min(failures.items(), key=lambda item: (only_waited(item[1]), item[0]))
+
+
+def _last_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
     return text[-1].strip() if text else type(error).__name__

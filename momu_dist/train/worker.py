@@ -174,7 +174,13 @@ def _train(
         for path in paths:
             tracker.artifact(path, f"samples/step-{step:09d}")
 
+    started = False
+
     def wish(done: int) -> Wish:
+        nonlocal started
+        if rank() == 0 and not started:
+            folder.tell(f"step {done} is done, the first of this start")
+        started = True
         drained = host.drained(done)  # asked on every rank, or on none
         if rank() == 0 and drained:
             folder.tell(f"a machine will be taken away: saving after step {done}")

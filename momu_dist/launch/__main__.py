@@ -1,0 +1,41 @@
+"""`python -m momu_dist.launch train|prepare|hold ...`: what every job script under jobs/ runs inside its allocation."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from momu_dist.errors import exit_code
+from momu_dist.launch.allocation import read_allocation
+from momu_dist.launch.job import Job
+from momu_dist.launch.sites import SITE, Site, load_site
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do one job's work; return its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m momu_dist.launch", description=__doc__, allow_abbrev=False
+    )
+    parser.add_argument("work", choices=("train", "prepare", "hold"), help="what is done on the job's Ray")
+    parser.add_argument(
+        "--cluster", default=os.environ.get(SITE), help=f"a site of configs/cluster (default: ${SITE})"
+    )
+    parser.add_argument(
+        "--failure-budget", type=int, default=3, metavar="N",
+        help="attempts that may fail in a row without a new checkpoint, before the job is not requeued any more",
+    )  # fmt: skip
+    options, rest = parser.parse_known_args(arguments)
+    code = 0
+
+    def work() -> None:
+        nonlocal code
+        site = load_site(options.cluster) if options.cluster else Site()
+        code = Job(read_allocation(), site, options.failure_budget).run(options.work, rest)
+
+    return exit_code(work, "stopped") or code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""What SLURM gave to this job, read from the variables it sets."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from momu_dist.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """A job's nodes, the first of which runs the batch script, and what each has."""
+
+    job_id: int
+    job_name: str
+    restart: int
+    nodes: tuple[str, ...]
+    cpus: tuple[int, ...]
+    submit_dir: Path
+
+    @property
+    def head(self) -> str:
+        return self.nodes[0]
+
+
+def read_allocation(env: Mapping[str, str] = os.environ) -> Allocation:
+    """Return the allocation of the batch script that called; ConfigError outside one."""
+    if "SLURM_JOB_ID" not in env or "SLURM_JOB_NODELIST" not in env:
+        raise ConfigError(
+            "no SLURM allocation: SLURM_JOB_ID is not set; submit with `sbatch jobs/train_dit.sh`, or train on this machine "
+            "with `python -m momu_dist.train`."
+        )
+    nodes = hostnames(env["SLURM_JOB_NODELIST"])
+    return Allocation(
+        job_id=int(env["SLURM_JOB_ID"]),
+        job_name=env.get("SLURM_JOB_NAME", "momu"),
+        restart=int(env.get("SLURM_RESTART_COUNT", "0")),
+        nodes=nodes,
+        cpus=per_node(env.get("SLURM_JOB_CPUS_PER_NODE", "1"), len(nodes)),
+        submit_dir=Path(env.get("SLURM_SUBMIT_DIR", os.getcwd())),
+    )
+
+
+def hostnames(nodelist: str) -> tuple[str, ...]:
+    """Return the names in SLURM's short form, such as node[1-3]."""
+    out = subprocess.run(["scontrol", "show", "hostnames", nodelist], capture_output=True, text=True)
+    if out.returncode != 0 or not out.stdout.split():
+        raise ConfigError(f"scontrol cannot read the nodes {nodelist!r} of this job: {out.stderr.strip()}.")
+    return tuple(out.stdout.split())
+
+
+def per_node(text: str, nodes: int) -> tuple[int, ...]:
+    """Return the numbers in SLURM's form by node, such as 4(x2),8."""
+    numbers: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part.strip())
+        if match is None:
+            raise ConfigError(f"SLURM_JOB_CPUS_PER_NODE is {text!r}, expected the form 4(x2),8.")
+        numbers += [int(match[1])] * int(match[2] or 1)
+    if len(numbers) != nodes:
+        raise ConfigError(
+            f"SLURM_JOB_CPUS_PER_NODE {text!r} counts {len(numbers)} nodes, the job has {nodes}."
+        )
+    return tuple(numbers)

@@ -1,0 +1,316 @@
+"""The agent of one node, started by `srun`: checks the node, runs its part of Ray, leaves nothing behind.
+
+It lives as long as its standard input is open, so it ends when the launcher, or the connection to it, does. What it tells the
+launcher are lines of JSON after `MARK`; anything else it prints is for the log. Nothing here imports torch or Ray.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from momu_dist.launch.machine import gpus_given, memory_mb, shared_memory_mb
+from momu_dist.launch.ports import PortPlan, busy_of
+
+MARK = "@momu "
+HEAD_S = 60.0
+"""How long a node waits for the head's Ray."""
+RAY_S = 60.0
+"""How long Ray may take to start."""
+END_S = 8.0
+"""How long Ray may take to end by itself."""
+PR_SET_CHILD_SUBREAPER = 36
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What an agent is told when it is started."""
+
+    job_id: int
+    node: str
+    head: bool
+    head_ip: str
+    cpus: int
+    first_port: int
+    temp: str
+    needed: tuple[str, ...]
+    """Folders that must be there: the shared file system."""
+    staged: tuple[tuple[str, str], ...]
+    """What is copied to this node's disk first: from, to (below `temp`)."""
+    kept_logs: str
+    """Where Ray's logs go if the job failed."""
+    kill_wait_s: float
+    """From SLURM's SIGTERM to its SIGKILL."""
+
+    def text(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def read(cls, text: str) -> Orders:
+        tree = json.loads(text)
+        return cls(**{**tree, "needed": tuple(tree["needed"]), "staged": tuple(map(tuple, tree["staged"]))})
+
+
+class Refused(Exception):
+    """This node cannot take part; the sentence says why."""
+
+
+class Agent:
+    """One node's part of a job."""
+
+    def __init__(self, orders: Orders) -> None:
+        self.orders = orders
+        self.temp = Path(orders.temp)
+        self.ports = PortPlan(orders.first_port)
+        self.stopped = threading.Event()
+        self.keep_logs = False
+        self.ray: subprocess.Popen[str] | None = None
+        self.started = threading.Event()
+
+    def run(self) -> int:
+        """Take part until told to stop; return 0, or 1 after a line that says what went wrong."""
+        # Whatever Ray's processes leave behind becomes a child of this one, and is ended at the end.
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        for number in (signal.SIGTERM, signal.SIGUSR2):
+            signal.signal(number, self._signalled)
+        threading.Thread(target=self._follow_launcher, daemon=True).start()
+        try:
+            self._check()
+            self._stage()
+            tell(state="ready", ip=self._ip(), **self._resources())
+            self._start_ray()
+            tell(state="joined")
+            return self._watch()
+        except Refused as reason:
+            tell(state="failed", why=str(reason))
+            self.keep_logs = True
+            return 1
+        finally:
+            self._clean()
+
+    def _follow_launcher(self) -> None:
+        for line in sys.stdin:
+            self.keep_logs = self.keep_logs or line.strip() == "keep logs"
+        self.stopped.set()
+
+    def _signalled(self, number: int, _: object) -> None:
+        """SLURM tells all processes of a job that it will end. Where there is a time of grace, training may still save."""
+        if number == signal.SIGTERM:
+            threading.Thread(target=self._end_in_time, daemon=True).start()
+
+    def _end_in_time(self) -> None:
+        if job_state(self.orders.job_id) == "RUNNING":
+            return  # preempted with a time of grace: the launcher decides
+        self.stopped.wait(max(0.5, self.orders.kill_wait_s - 3.0))
+        self.stopped.set()
+
+    def _check(self) -> None:
+        for folder in self.orders.needed:
+            if not Path(folder).is_dir():
+                raise Refused(
+                    f"the folder {folder} is not there; it must lie on a file system that all nodes share"
+                )
+        with suppress(FileNotFoundError):
+            if self.temp.stat().st_uid != os.getuid():
+                raise Refused(
+                    f"{self.temp} belongs to another user; remove it, or set another `scratch` for the site"
+                )
+        shutil.rmtree(self.temp, ignore_errors=True)  # of an attempt of this job that was killed
+        try:
+            self.temp.mkdir(parents=True, mode=0o700)
+        except OSError as error:
+            raise Refused(
+                f"{self.temp} cannot be made ({error.strerror}); set another `scratch` for the site"
+            ) from error
+        taken = busy_of(self.ports)
+        if taken:
+            shown = ", ".join(map(str, taken[:5])) + (" ..." if len(taken) > 5 else "")
+            raise Refused(
+                f"port {shown} is in use; the ports of job {self.orders.job_id} are {self.ports.first} to "
+                f"{self.ports.workers[1]}: end what listens there, or submit again, a new job has other ports"
+            )
+
+    def _stage(self) -> None:
+        for source, target in self.orders.staged:
+            began = time.monotonic()
+            try:
+                shutil.copytree(
+                    source, target, ignore=shutil.ignore_patterns("latents", ".*"), dirs_exist_ok=True
+                )
+            except (OSError, shutil.Error) as error:
+                raise Refused(
+                    f"{source} cannot be copied to {target} ({error}); unset `stage_data`, or make room"
+                ) from error
+            print(f"copied {source} to {target} in {time.monotonic() - began:.1f} s", flush=True)
+
+    def _resources(self) -> dict[str, int]:
+        memory = memory_mb(self.orders.cpus)
+        return {"cpus": self.orders.cpus, "gpus": gpus_given(), "memory_mb": memory}
+
+    def _ip(self) -> str:
+        """The address by which the head reaches this node: the one this node reaches the head from."""
+        if self.orders.head:
+            return self.orders.head_ip
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((self.orders.head_ip, self.ports.gcs))
+            return str(probe.getsockname()[0])
+
+    def _start_ray(self) -> None:
+        address = (self.orders.head_ip, self.ports.gcs)
+        if not self.orders.head and not self._wait(lambda: answers(address), HEAD_S):
+            raise Refused(
+                f"no Ray answers at {address[0]}:{address[1]} within {HEAD_S:.0f} s, the head's; see its log"
+            )
+        command = ray_command(self.orders, self.ports, self._ip(), self._resources())
+        self.ray = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            errors="replace", process_group=0,
+        )  # fmt: skip
+        threading.Thread(target=self._read_ray, daemon=True).start()
+        if not self._wait(self.started.is_set, RAY_S):
+            raise Refused(
+                f"Ray did not start within {RAY_S:.0f} s; its log is kept at {self.orders.kept_logs}"
+            )
+
+    def _read_ray(self) -> None:
+        assert self.ray is not None and self.ray.stdout is not None
+        for line in self.ray.stdout:
+            if "Ray runtime started" in line:
+                self.started.set()
+            print(line, end="", flush=True)
+
+    def _wait(self, reached: Any, seconds: float) -> bool:
+        until = time.monotonic() + seconds
+        while not reached():
+            if self.stopped.is_set():
+                raise Refused("was told to stop")
+            if self.ray is not None and self.ray.poll() is not None:
+                raise Refused(
+                    f"Ray ended with exit code {self.ray.returncode} while it started; see the lines above"
+                )
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.05)
+        return True
+
+    def _watch(self) -> int:
+        assert self.ray is not None
+        while not self.stopped.wait(0.2):
+            if self.ray.poll() is not None:
+                raise Refused(
+                    f"Ray ended with exit code {self.ray.returncode}; its log is kept at {self.orders.kept_logs}"
+                )
+        return 0
+
+    def _clean(self) -> None:
+        if self.ray is not None and self.ray.poll() is None:
+            self.ray.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                self.ray.wait(END_S)
+        while left := descendants(os.getpid()):
+            for pid in left:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            with suppress(ChildProcessError):
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+            time.sleep(0.02)
+        if self.keep_logs:
+            with suppress(OSError, shutil.Error):  # what could not be copied is not worth more than the end
+                shutil.copytree(
+                    self.temp / "session_latest" / "logs", self.orders.kept_logs, dirs_exist_ok=True
+                )
+        shutil.rmtree(self.temp, ignore_errors=True)
+
+
+def tell(**facts: Any) -> None:
+    """Tell the launcher."""
+    print(MARK + json.dumps(facts), flush=True)
+
+
+def ray_command(orders: Orders, ports: PortPlan, ip: str, resources: dict[str, int]) -> list[str]:
+    """Return the command that starts Ray on one node, with nothing left to be found out by Ray."""
+    store = min(int(0.3 * resources["memory_mb"]), int(0.8 * shared_memory_mb()))
+    low, high = ports.workers
+    given = {name: port for name, port in ports.named().items() if orders.head or name not in HEAD_ONLY}
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--block", f"--node-ip-address={ip}"]
+    command += (
+        ["--head", "--dashboard-host=127.0.0.1", "--include-dashboard=true"]
+        if orders.head
+        else [f"--address={orders.head_ip}:{ports.gcs}"]
+    )
+    command += [f"--{name}={port}" for name, port in given.items()]
+    return [
+        *command,
+        f"--min-worker-port={low}",
+        f"--max-worker-port={high}",
+        f"--num-cpus={resources['cpus']}",
+        f"--num-gpus={resources['gpus']}",
+        f"--memory={(resources['memory_mb'] - store) * 2**20}",
+        f"--object-store-memory={store * 2**20}",
+        f"--temp-dir={orders.temp}",
+        "--disable-usage-stats",
+    ]
+
+
+HEAD_ONLY = ("port", "dashboard-port", "ray-client-server-port")
+
+
+def answers(address: tuple[str, int]) -> bool:
+    """Return whether somebody accepts connections there."""
+    try:
+        socket.create_connection(address, timeout=1.0).close()
+    except OSError:
+        return False
+    return True
+
+
+def job_state(job_id: int) -> str:
+    """Return SLURM's state of a job, or RUNNING where SLURM does not say."""
+    try:
+        out = subprocess.run(
+            ["scontrol", "show", "job", "-o", str(job_id)], capture_output=True, text=True, timeout=10
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return "RUNNING"
+    state = next((word for word in out.split() if word.startswith("JobState=")), "JobState=RUNNING")
+    return state.removeprefix("JobState=")
+
+
+def descendants(root: int) -> list[int]:
+    """Return the processes below `root` that have not ended."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                state, parent = entry.joinpath("stat").read_text().rpartition(")")[2].split()[:2]
+                if state != "Z":
+                    children.setdefault(int(parent), []).append(int(entry.name))
+    found: list[int] = []
+    waiting = list(children.get(root, []))
+    while waiting:
+        pid = waiting.pop()
+        found.append(pid)
+        waiting += children.get(pid, [])
+    return found
+
+
+def main(arguments: Sequence[str]) -> int:
+    return Agent(Orders.read(arguments[0])).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

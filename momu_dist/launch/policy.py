@@ -1,0 +1,53 @@
+"""Whether a job that has ended is put into the queue again: pure functions of what is known at its end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from momu_dist.errors import STOPPED
+
+USER_ERROR = 2
+"""The exit code of what a user must mend; see momu_dist.errors."""
+
+
+@dataclass(frozen=True)
+class End:
+    """How an attempt ended."""
+
+    code: int
+    """0 done, 75 stopped and saved, 2 for the user to mend, anything else a fault."""
+    why: str
+    asked: bool = False
+    """SLURM had said that the time is over."""
+    progressed: bool = False
+    """It committed a checkpoint."""
+    failures: int = 0
+    """Faults in a row, of attempts before it, without a checkpoint in between."""
+    first: bool = True
+    """Nothing of this job had run before."""
+
+
+def failures_after(end: End) -> int:
+    """Return the faults in a row after this end."""
+    if end.code in (0, STOPPED) or end.asked:
+        return 0
+    return 1 if end.progressed else end.failures + 1
+
+
+def requeued(end: End, budget: int) -> tuple[bool, str]:
+    """Return whether another attempt is made, and why."""
+    if end.code == 0:
+        return False, "done"
+    if end.asked or end.code == STOPPED:
+        return True, "it was stopped before its end and goes on where it is"
+    if end.code == USER_ERROR:
+        return False, "another attempt would end the same"
+    if end.first and not end.progressed:
+        return (
+            False,
+            "its first attempt came to no checkpoint, so something is likely wrong with the job itself",
+        )
+    failures = failures_after(end)
+    if failures > budget:
+        return False, f"{failures} attempts in a row failed without a new checkpoint, the budget is {budget}"
+    return True, f"failure {failures} of at most {budget} in a row"

@@ -1,0 +1,45 @@
+"""How far a training has come, read from the files of its run folder."""
+
+from __future__ import annotations
+
+from momu_dist.launch.status import Status
+from momu_dist.launch.work import Work
+from momu_dist.train.checkpoint import committed_step
+from momu_dist.train.folder import parse_metrics
+from momu_dist.train.run import NewLines
+
+
+class Progress:
+    """Follows one attempt: its phases end with what the workers write into events.log."""
+
+    def __init__(self, work: Work, status: Status) -> None:
+        self.folder = work.folder
+        self.status = status
+        self._phase = "workers"
+        if self.folder is None:
+            return
+        self._events, self._metrics = NewLines(self.folder.events), NewLines(self.folder.metrics)
+        self._committed_before = committed_step(self.folder.checkpoints)
+        status.set(run=str(self.folder.path), total_steps=work.total_steps)
+
+    @property
+    def committed(self) -> bool:
+        """Whether this attempt has committed a checkpoint."""
+        return self.folder is not None and committed_step(self.folder.checkpoints) > self._committed_before
+
+    def look(self) -> None:
+        """Read what is new."""
+        if self.folder is None:
+            return
+        events = self._events.read()
+        if self._phase == "workers" and (" begins with " in events or " goes on at step " in events):
+            self._enter("first step")
+        if self._phase == "first step" and "the first of this start" in events:
+            self._enter("training")
+        steps = [entry["step"] for entry in parse_metrics(self._metrics.read())]
+        if steps:
+            self.status.set(step=max(steps))
+
+    def _enter(self, phase: str) -> None:
+        self._phase = phase
+        self.status.phase(phase)

@@ -1,0 +1,230 @@
+"""Ray on the nodes of an allocation: an agent on each, by srun; brought up together, watched, ended together."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from momu_dist.errors import ConfigError, MomuError
+from momu_dist.launch.allocation import Allocation
+from momu_dist.launch.children import Child
+from momu_dist.launch.node import END_S, HEAD_S, MARK, RAY_S, Orders
+from momu_dist.launch.ports import PortPlan
+
+CHECKS_S = 60.0
+"""How long a node may take to start its agent and check itself."""
+
+# What Ray's processes want to know, on every node.
+RAY_ENV = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Ray would wait half a minute for its tasks before it ends.
+    "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+    # Ray Train gives its processes an environment of their own: those that Ray starts in advance are never taken.
+    "RAY_prestart_worker_first_driver": "0",
+    "RAY_worker_niceness": "0",
+    "RAY_worker_maximum_startup_concurrency": "1000",
+    # Here SLURM says when a node will be taken away, and the launcher hears it.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
+}
+
+
+class NodeFailure(MomuError):
+    """A node that could not take part, or no longer does."""
+
+
+@dataclass
+class Node:
+    """One node of the job, as its agent tells of it."""
+
+    name: str
+    agent: Child
+    state: str = "starting"
+    why: str = ""
+    facts: dict[str, Any] | None = None
+
+
+class RayCluster:
+    """Ray on all nodes of an allocation. `temp` is its folder on each node, `folder` the job's own, shared."""
+
+    def __init__(
+        self, allocation: Allocation, ports: PortPlan, folder: Path, temp: str, site_env: Mapping[str, str]
+    ) -> None:
+        self.allocation = allocation
+        self.ports = ports
+        self.folder = folder
+        self.temp = temp
+        self.nodes: dict[str, Node] = {}
+        self.ended = False
+        self._changed = threading.Event()
+        self.head_ip = address_of(allocation.head, others=allocation.nodes[1:])
+        self.token = folder / "token"
+        own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        self.env = {
+            **own,
+            **RAY_ENV,
+            **site_env,
+            "RAY_AUTH_TOKEN_PATH": str(self.token),
+            # Node-local: DeepSpeed compiles a small part, and nodes with other processors must not share it.
+            "TORCH_EXTENSIONS_DIR": f"{temp}/torch_extensions",
+        }
+
+    @property
+    def address(self) -> str:
+        return f"{self.head_ip}:{self.ports.gcs}"
+
+    def start(self, needed: Sequence[str], staged: Sequence[tuple[str, str]], kill_wait_s: float) -> None:
+        """Start the agents; `up` waits for them."""
+        write_secret(self.token, secrets.token_hex(32))
+        for name, cpus in zip(self.allocation.nodes, self.allocation.cpus, strict=True):
+            kept = self.folder / f"ray-{name}.r{self.allocation.restart}"
+            orders = Orders(
+                job_id=self.allocation.job_id, node=name, head=name == self.allocation.head, head_ip=self.head_ip,
+                cpus=cpus, first_port=self.ports.first, temp=self.temp, needed=tuple(needed), staged=tuple(staged),
+                kept_logs=str(kept), kill_wait_s=kill_wait_s,
+            )  # fmt: skip
+            command = [*srun(name, cpus), sys.executable, "-u", "-m", "momu_dist.launch.node", orders.text()]
+            log = self.folder / f"{name}.r{self.allocation.restart}.log"
+            self.nodes[name] = Node(name, Child(name, command, self.env, self._hears(name, log)))
+
+    def _hears(self, name: str, log: Path) -> Callable[[str], None]:
+        file = log.open("a", buffering=1)
+
+        def heard(line: str) -> None:
+            if not line.startswith(MARK):
+                file.write(line + "\n")
+                return
+            facts = json.loads(line.removeprefix(MARK))
+            node = self.nodes[name]
+            node.state = facts.pop("state")
+            node.why = facts.pop("why", "")
+            if node.state == "ready":
+                node.facts = facts
+            self._changed.set()
+
+        return heard
+
+    def wait_for(self, state: str, check: Callable[[], None]) -> None:
+        """Wait until every node has come to `state`, calling `check` meanwhile; NodeFailure names the first that does not."""
+        order = ("starting", "ready", "joined")
+        seconds = CHECKS_S if state == "ready" else HEAD_S + RAY_S
+        until = time.monotonic() + seconds
+        while True:
+            waiting = [
+                node
+                for node in self.nodes.values()
+                if order.index(self._alive(node).state) < order.index(state)
+            ]
+            if not waiting:
+                return
+            check()
+            if time.monotonic() > until:
+                names = ", ".join(node.name for node in waiting)
+                raise NodeFailure(
+                    f"{names}: not {state} within {seconds:.0f} s; see the logs in {self.folder}"
+                )
+            self._changed.wait(0.1)
+            self._changed.clear()
+
+    def write_address(self) -> None:
+        """Leave what others need to reach this Ray, for its owner's eyes only."""
+        facts = {
+            "head": self.allocation.head,
+            "address": self.address,
+            "dashboard": f"http://127.0.0.1:{self.ports.dashboard}",
+            "token_file": str(self.token),
+        }
+        write_secret(self.folder / "ray.json", json.dumps(facts, indent=2))
+
+    def _alive(self, node: Node) -> Node:
+        """Return the node; NodeFailure if its agent has ended or refused."""
+        if node.state == "failed" or node.agent.code is not None:
+            raise NodeFailure(f"{node.name}: {self.failure_of(node)}")
+        return node
+
+    def failure_of(self, node: Node) -> str:
+        """Return why a node is gone."""
+        if node.why:
+            return node.why
+        return f"srun ended with exit code {node.agent.code}; {self._last_line(node)}"
+
+    def _last_line(self, node: Node) -> str:
+        log = self.folder / f"{node.name}.r{self.allocation.restart}.log"
+        with suppress(OSError):
+            lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+            if lines:
+                return lines[-1].strip()
+        return f"its log is {log}"
+
+    def lost(self) -> list[Node]:
+        """Return the nodes that no longer take part."""
+        return [node for node in self.nodes.values() if node.state == "failed" or node.agent.code is not None]
+
+    def total(self, resource: str) -> int:
+        """Return how much of `cpus`, `gpus` or `memory_mb` the nodes have together."""
+        return sum(int(node.facts[resource]) for node in self.nodes.values() if node.facts)
+
+    def end(self, keep_logs: bool) -> None:
+        """End all agents together and forget the token; Ray's logs are kept where something went wrong."""
+        if self.ended:
+            return
+        self.ended = True
+        for node in self.nodes.values():
+            node.agent.close("keep logs\n" if keep_logs else "")
+        for node in self.nodes.values():
+            node.agent.end(END_S + 2.0)
+        for secret in (self.token, self.folder / "ray.json"):
+            secret.unlink(missing_ok=True)
+
+
+def srun(node: str, cpus: int) -> list[str]:
+    """Return the beginning of a command that runs once on `node`, with all that the job has there."""
+    return [
+        "srun", "--overlap", "--nodes=1", "--ntasks=1", f"--nodelist={node}", f"--cpus-per-task={cpus}",
+        "--unbuffered", "--kill-on-bad-exit=0", "--wait=0", "--quiet",
+    ]  # fmt: skip
+
+
+def address_of(node: str, others: Sequence[str]) -> str:
+    """Return the IP address of `node`, this machine, by which the others reach it."""
+    with suppress(OSError):
+        found = socket.gethostbyname(node)
+        if not found.startswith("127."):
+            return found
+    for other in others:  # Debian's /etc/hosts names the own host by a loopback address
+        with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((other, 9))
+            return str(probe.getsockname()[0])
+    if not others:
+        return "127.0.0.1"
+    raise ConfigError(
+        f"no address of {node} was found by which {others[0]} could reach it; its name does not resolve."
+    )
+
+
+def kill_wait_s() -> float:
+    """Return SLURM's seconds from SIGTERM to SIGKILL."""
+    out = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True).stdout
+    for line in out.splitlines():
+        if line.startswith("KillWait"):
+            return float(line.split("=")[1].split()[0])
+    return 30.0
+
+
+def write_secret(path: Path, text: str) -> None:
+    """Write a file that only its owner can read, from its first byte on."""
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)

@@ -1,0 +1,76 @@
+"""What a job tells of itself: `status.json` in its folder, and lines in its log."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+def job_folder(submit_dir: Path, job_id: int | str) -> Path:
+    """Where a job keeps its status, the logs of its nodes and its token."""
+    return submit_dir / "runs" / "slurm" / str(job_id)
+
+
+@dataclass
+class Status:
+    """The state of one job, written at every change; attempts before are kept in `before`."""
+
+    path: Path
+    facts: dict[str, Any] = field(default_factory=dict)
+    _began: float = field(default_factory=time.monotonic)
+
+    def open(self, job: int, name: str, restart: int, work: list[str]) -> Status:
+        """Begin an attempt; what the file held of the one before moves to `before`."""
+        old: dict[str, Any] = {}
+        with suppress(OSError, ValueError):
+            old = json.loads(self.path.read_text())
+        before = [*old.pop("before", []), old] if old.get("job") == job else []
+        self.facts = {
+            "job": job,
+            "name": name,
+            "restart": restart,
+            "work": work,
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "nodes": [],
+            "phase": "",
+            "phases_s": {},
+            "run": None,
+            "step": 0,
+            "total_steps": None,
+            "failures": before[-1].get("failures", 0) if before else 0,
+            "ended": None,
+            "before": before,
+        }
+        return self
+
+    @property
+    def failures(self) -> int:
+        return int(self.facts["failures"])
+
+    def phase(self, name: str) -> None:
+        """Enter a phase; the seconds of the one before are kept."""
+        now = time.monotonic()
+        last = self.facts["phase"]
+        if last:
+            took = self.facts["phases_s"].get(last, 0.0) + now - self._began
+            self.facts["phases_s"][last] = round(took, 2)
+        self._began = now
+        self.facts["phase"] = name
+        self.write()
+
+    def set(self, **facts: Any) -> None:
+        """Change facts and write them."""
+        self.facts.update(facts)
+        self.write()
+
+    def write(self) -> None:
+        """Replace the file as a whole. What reads it never sees half of it."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_suffix(".writing")
+        temporary.write_text(json.dumps(self.facts, indent=2) + "\n")
+        os.replace(temporary, self.path)

@@ -1,0 +1,129 @@
+"""What a job does on its Ray: a training, a preparation, or nothing but to hold it for others."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from momu_dist.config.load import load_config
+from momu_dist.config.schema import RunConfig
+from momu_dist.data.manifest import Manifest
+from momu_dist.errors import ConfigError
+from momu_dist.launch.sites import Site
+from momu_dist.train.build import required_exports
+from momu_dist.train.dry_run import run_size
+from momu_dist.train.folder import RunFolder
+from momu_dist.train.run import resolved_inputs
+
+
+@dataclass(frozen=True)
+class Work:
+    """One job's work, checked as far as it can be before a node is used."""
+
+    command: tuple[str, ...]
+    """The driver; none for a job that only holds a Ray."""
+    config: RunConfig | None = None
+    total_steps: int | None = None
+    needed: tuple[str, ...] = ()
+    """Folders that every node must see."""
+    staged: tuple[tuple[str, str], ...] = ()
+    done: str | None = None
+    """What to say where there is nothing left to do."""
+    set_by_user: frozenset[str] = field(default_factory=frozenset)
+
+    @property
+    def folder(self) -> RunFolder | None:
+        return None if self.config is None else RunFolder(self.config)
+
+    @property
+    def uses_ray(self) -> bool:
+        return self.config is None or self.config.train.strategy != "local"
+
+    @property
+    def elastic(self) -> bool:
+        """Whether it goes on without some of its nodes."""
+        if self.config is None:
+            return not self.command
+        train = self.config.train
+        return train.min_workers is not None and train.min_workers < train.workers
+
+    def on(self, nodes: int, gpus: int) -> Work:
+        """Return the work with as many workers as the allocation suggests: one a GPU, or at least one a node.
+
+        Who sets train.workers decides himself.
+        """
+        if self.config is None or not self.uses_ray or "train.workers" in self.set_by_user:
+            return self
+        train = self.config.train
+        workers = gpus if gpus and train.device != "cpu" else max(train.workers, nodes)
+        if workers == train.workers:
+            return self
+        config = replace(self.config, train=replace(train, workers=workers))
+        return replace(self, config=config, command=(*self.command, f"train.workers={workers}"))
+
+
+def make_work(name: str, arguments: Sequence[str], site: Site, temp: str) -> Work:
+    """Return the work that a job script asks for; a mistake in it is a MomuError before any node is used."""
+    makers = {"train": _training, "prepare": _preparation, "hold": _holding}
+    if name not in makers:
+        raise ConfigError(f"unknown work {name!r}; valid: {', '.join(makers)}.")
+    return makers[name](arguments, site, temp)
+
+
+def _training(arguments: Sequence[str], site: Site, temp: str) -> Work:
+    parser = argparse.ArgumentParser(prog="momu_dist.launch train", allow_abbrev=False)
+    parser.add_argument("--config", required=True)
+    parser.add_argument("overrides", nargs="*")
+    options = parser.parse_intermixed_args(arguments)
+    overrides = list(options.overrides)
+    given = frozenset(override.partition("=")[0] for override in overrides)
+    if site.tracking_uri is not None and "tracking.uri" not in given:
+        overrides.append(f"tracking.uri={site.tracking_uri}")
+    config = load_config(options.config, overrides)
+    command = [sys.executable, "-u", "-m", "momu_dist.train", "--config", options.config, *overrides]
+    run = RunFolder(config)
+    steps = run_size(config).total_steps
+    finished = run.finished()
+    if finished is not None and finished["steps"] >= steps:
+        return Work(
+            (), config, steps, done=f"{config.name} is finished ({finished['steps']} steps): {run.path}"
+        )
+    data = Manifest.load(config.data.root)
+    required_exports(resolved_inputs(config), data)
+    staged: tuple[tuple[str, str], ...] = ()
+    if site.stage_data:
+        local = f"{temp}/data"
+        staged = ((str(data.root.absolute()), local),)
+        command += [f"data.root={local}"]
+        if config.data.latents is None:
+            command += [f"data.latents={_latents(data, config)}"]
+    out = Path(config.out).absolute()
+    out.mkdir(parents=True, exist_ok=True)
+    needed = (str(Path.cwd()), str(data.root.absolute()), str(out))
+    return Work(tuple(command), config, steps, needed, staged, set_by_user=given)
+
+
+def _latents(data: Manifest, config: RunConfig) -> Path:
+    """Where the latents lie on the shared file system, for a run whose data is a copy on a node's own disk."""
+    from momu_dist.data.latents import latent_fingerprint
+
+    exports = required_exports(resolved_inputs(config), data)
+    weights = {name: export.sha256 for name, export in exports.items()}
+    return data.root.absolute() / "latents" / latent_fingerprint(data, weights)
+
+
+def _preparation(arguments: Sequence[str], site: Site, temp: str) -> Work:
+    command = [sys.executable, "-u", "-m", "momu_dist.cli", "prepare", *arguments]
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--root")
+    root = parser.parse_known_args(arguments)[0].root
+    return Work(tuple(command), needed=(str(Path.cwd()), *([str(Path(root).absolute())] if root else [])))
+
+
+def _holding(arguments: Sequence[str], site: Site, temp: str) -> Work:
+    if arguments:
+        raise ConfigError(f"hold takes no arguments, found {' '.join(arguments)!r}.")
+    return Work((), needed=(str(Path.cwd()),))

@@ -1,0 +1,268 @@
+"""`sbatch jobs/...` on a real cluster: two nodes, neighbours, time limits, preemption, lost nodes, mistakes."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from faults import Field, assert_every_sample_once, losses, steps_logged
+from lab import Lab
+from momu_dist.launch.ports import plan
+
+pytestmark = pytest.mark.slurm
+
+ROOT = Path(__file__).parents[3]
+STEPS = 60
+RUN_S = 240
+SOON_S = 60
+"""Within which a job that cannot work must have said so."""
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A training that was submitted, as a user does it."""
+
+    lab: Lab
+    number: int
+    run: Path
+    config: Any
+    log: Path
+
+    def status(self) -> dict[str, Any]:
+        path = ROOT / "runs" / "slurm" / str(self.number) / "status.json"
+        found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+        return found
+
+    def until(self, reached: Callable[[], Any], what: str, timeout: float = RUN_S) -> None:
+        end = time.monotonic() + timeout
+        while not reached():
+            state = self.lab.state(self.number)
+            assert state in ("PENDING", "RUNNING", "COMPLETING"), f"{state} before {what}:\n{self.text()}"
+            assert time.monotonic() < end, f"no {what} within {timeout} s:\n{self.text()}"
+            time.sleep(0.1)
+
+    def until_step(self, step: int, timeout: float = RUN_S) -> None:
+        self.until(lambda: max(steps_logged(self.run), default=-1) >= step, f"step {step}", timeout)
+
+    def text(self) -> str:
+        return self.log.read_text(errors="replace") if self.log.is_file() else "no log"
+
+    def completes(self, timeout: float = RUN_S) -> None:
+        self.until(lambda: self.lab.state(self.number) == "COMPLETED", "end", timeout)
+        assert self.lab.exit_code(self.number) == "0:0"
+        self.leaves_nothing()
+
+    def leaves_nothing(self) -> None:
+        """No process, port or folder of this job is left on any node that is on."""
+        ports = plan(self.number)
+        for node in self.lab.nodes:
+            assert self.lab.processes(node) == []
+            assert not [port for port in self.lab.listening(node) if ports.first <= port <= ports.workers[1]]
+            assert self.lab.files(node, f"momu-*-{self.number}") == []
+        assert not (ROOT / "runs" / "slurm" / str(self.number) / "token").exists()
+
+
+@pytest.fixture
+def submit(lab: Lab, field: Field, tmp_path: Path) -> Callable[..., Submitted]:
+    """(name, flags of sbatch, overrides) -> a submitted training on two nodes with a worker on each."""
+
+    def submitted(
+        name: str,
+        *more: str,
+        extra: tuple[str, ...] = (),
+        flags: tuple[str, ...] = ("-N2",),
+        env: dict[str, str] | None = None,
+    ) -> Submitted:
+        # Two workers on two CPU cores: steps take some 50 ms.
+        given = ["train.threads=1", f"train.max_steps={STEPS}", "train.checkpoint_every=10", *more]
+        config = field.config("dit_a2m", "ddp", name, *given)
+        script = str(ROOT / "jobs" / "train_dit.sh")
+        number = lab.sbatch(
+            *flags, f"--output={tmp_path}/%x-%j.out", script,
+            "--config", str(ROOT / "configs" / "demo" / "dit_a2m.yaml"),
+            *field.overrides("dit_a2m", "ddp", name, *given), *extra,
+            cwd=ROOT, env={"OMP_NUM_THREADS": "1", **(env or {})},
+        )  # fmt: skip
+        return Submitted(lab, number, field.root / "runs" / name, config, tmp_path / f"momu-dit-{number}.out")
+
+    return submitted
+
+
+def test_a_training_runs_on_two_nodes(submit: Callable[..., Submitted], lab: Lab, field: Field) -> None:
+    job = submit("two-nodes")
+    job.until_step(1)
+    workers = [[line for line in lab.processes(node) if "RayTrainWorker" in line] for node in lab.nodes]
+    assert [len(found) for found in workers] == [1, 1]
+    token = ROOT / "runs" / "slurm" / str(job.number) / "token"
+    assert token.stat().st_mode & 0o777 == 0o600
+    job.completes()
+    assert lab.accounting(job.number) == [("COMPLETED", "0:0")]
+    assert_every_sample_once(field, job.config, job.run)
+    status = job.status()
+    assert status["ended"]["code"] == 0 and not status["ended"]["requeued"] and status["step"] == STEPS
+    assert [node["name"] for node in status["nodes"]] == list(lab.nodes)
+    assert {"checks", "nodes", "ray", "workers", "first step", "training"} <= status["phases_s"].keys()
+    assert "Ray is up on 2 nodes" in job.text()
+
+
+def test_neighbours_are_not_disturbed(submit: Callable[..., Submitted], lab: Lab, field: Field) -> None:
+    """Another user's Ray at Ray's own ports and in its own folder, and a second job of ours on the same nodes."""
+    ray = str(ROOT / ".venv" / "bin" / "ray")
+    other = (
+        "--num-cpus=1",
+        "--disable-usage-stats",
+        "--include-dashboard=false",
+        "--object-store-memory=100000000",
+    )
+    address = lab.on_node(
+        "node1", ray, "start", "--head", "--port=6379", "--node-ip-address=127.0.0.1", *other
+    )
+    assert "Ray runtime started" in address.stdout
+    theirs = set(lab.processes("node1"))
+    assert any("gcs_server" in line for line in theirs)
+    try:
+        half = ("-N2", "--cpus-per-task=2")
+        one, two = submit("neighbour-one", flags=half), submit("neighbour-two", flags=half)
+        for job in (one, two):
+            job.until_step(0)
+        assert lab.state(one.number) == lab.state(two.number) == "RUNNING"
+        for job in (one, two):
+            job.until(lambda job=job: lab.state(job.number) == "COMPLETED", "end")
+            assert_every_sample_once(field, job.config, job.run)
+        assert set(lab.processes("node1")) == theirs
+        status = lab.on_node("node1", ray, "status", "--address=127.0.0.1:6379")
+        assert "1 node_" in status.stdout
+    finally:
+        lab.on_node("node1", ray, "stop", "--force", check=False)
+    lab.on_node("node1", "rm", "-rf", "/tmp/ray")
+    for job in (one, two):
+        job.leaves_nothing()
+
+
+def test_a_time_limit_and_a_preemption_cost_nothing(
+    submit: Callable[..., Submitted], lab: Lab, field: Field, tmp_path: Path
+) -> None:
+    store = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    flags = ("-N2", "--signal=B:USR2@60", "--time=10")
+    from mlflow.tracking import MlflowClient
+
+    job = submit("interrupted", "train.max_steps=900", f"tracking.uri={store}", flags=flags)
+    job.until_step(5)
+    lab.set_end(job.number, 65)  # SLURM looks at limits every half minute
+    job.until(lambda: job.status().get("restart") == 1, "restart after the time limit")
+    first = job.status()["before"][0]
+    assert first["ended"]["code"] == 75 and first["ended"]["requeued"] and first["failures"] == 0
+    before = max(steps_logged(job.run))
+    assert "goes on at step" in (job.run / "events.log").read_text()
+
+    job.until_step(before + 20)
+    lab.run("srun", "-p", "urgent", "-N2", "--exclusive", "true", timeout=240)
+    job.until(lambda: job.status().get("restart") == 2, "restart after the preemption")
+    job.completes(timeout=2 * RUN_S)
+    assert_every_sample_once(field, job.config, job.run)
+    client = MlflowClient(store)
+    assert len(client.search_runs([one.experiment_id for one in client.search_experiments()])) == 1
+    assert [step for step, _ in losses(job.run)] == list(range(1, 901))
+
+
+def test_a_worker_node_that_dies_is_done_without(
+    submit: Callable[..., Submitted], lab: Lab, field: Field
+) -> None:
+    job = submit("goes-on", "train.max_steps=900", "train.min_workers=1")
+    job.until_step(20)
+    lab.power_off("node2")
+    try:
+        job.until(lambda: lab.state(job.number) == "COMPLETED", "end", 2 * RUN_S)
+        assert "goes on at step" in (job.run / "events.log").read_text()
+        assert job.status()["restart"] == 0 and "node2 was lost" in job.text()
+        assert_every_sample_once(field, job.config, job.run)
+    finally:
+        lab.power_on("node2")
+        lab.wait_node("node2", "idle")
+    job.leaves_nothing()
+
+
+@pytest.mark.parametrize("node", ["node2", "node1"])
+def test_a_node_that_dies_sends_the_job_back_to_the_queue(
+    submit: Callable[..., Submitted], lab: Lab, field: Field, node: str
+) -> None:
+    job = submit(f"requeued-{node}", "train.max_steps=900")
+    job.until_step(20)
+    lab.power_off(node)
+    try:
+        lab.wait_node(node, "down")
+    finally:
+        lab.power_on(node)
+        lab.wait_node(node, "idle", "mixed", "allocated")
+    job.until(lambda: job.status().get("restart") == 1, "restart")
+    job.completes(2 * RUN_S)
+    assert_every_sample_once(field, job.config, job.run)
+
+
+def fails_soon(job: Submitted, reason: str, left: set[int] | None = None) -> None:
+    """It ends with a code within a minute of its start, and says why in its last five lines."""
+    job.until(lambda: job.lab.state(job.number) in ("RUNNING", "FAILED"), "start")
+    began = time.monotonic()
+    while job.lab.state(job.number) != "FAILED":
+        assert time.monotonic() - began < SOON_S, job.text()
+        time.sleep(0.1)
+    assert job.lab.exit_code(job.number) != "0:0"
+    last = job.text().splitlines()[-5:]
+    assert any(reason in line for line in last), job.text()
+    assert not job.status() or not job.status()["ended"]["requeued"]
+    if not left:
+        job.leaves_nothing()
+
+
+def test_a_bad_config_is_said_soon(submit: Callable[..., Submitted]) -> None:
+    fails_soon(submit("bad-config", extra=("train.wrokers=2",)), "unknown key train.wrokers")
+
+
+def test_data_that_is_not_there_is_said_soon(submit: Callable[..., Submitted], tmp_path: Path) -> None:
+    fails_soon(submit("no-data", extra=(f"data.root={tmp_path / 'nowhere'}",)), str(tmp_path / "nowhere"))
+
+
+def test_a_folder_that_is_not_shared_is_said_soon(
+    submit: Callable[..., Submitted], lab: Lab, field: Field
+) -> None:
+    """It is on the node of the batch script only, so only the other node can know."""
+    lab.on_node("node1", "cp", "-r", str(field.data.root), "/tmp/mine")
+    try:
+        job = submit("not-shared", extra=("data.root=/tmp/mine",))
+        fails_soon(job, "node2: the folder /tmp/mine is not there")
+    finally:
+        lab.on_node("node1", "rm", "-r", "/tmp/mine")
+
+
+def test_a_port_in_use_is_said_soon(submit: Callable[..., Submitted], lab: Lab) -> None:
+    job = submit("port", flags=("-N2", "--hold"))
+    port = plan(job.number).named()["object-manager-port"]
+    listen = f"import socket, time; s = socket.create_server(('', {port})); time.sleep(600)"
+    pid = lab.on_node("node2", "sh", "-c", f'python3 -c "{listen}" > /dev/null 2>&1 & echo $!').stdout.strip()
+    try:
+        job.until(lambda: port in lab.listening("node2"), "listener", 10)
+        lab.run("scontrol", "release", str(job.number))
+        fails_soon(job, f"node2: port {port} is in use", left={port})
+    finally:
+        lab.on_node("node2", "kill", pid)
+
+
+def test_an_installation_that_is_broken_is_said_soon(
+    submit: Callable[..., Submitted], tmp_path: Path
+) -> None:
+    (tmp_path / "ray.py").write_text("raise RuntimeError('this Ray is broken')\n")
+    job = submit("broken", env={"PYTHONPATH": str(tmp_path)})
+    fails_soon(job, "this Ray is broken")
+
+
+def test_a_job_from_elsewhere_says_where_to_submit(lab: Lab, tmp_path: Path) -> None:
+    number = lab.sbatch(f"--output={tmp_path}/log", str(ROOT / "jobs" / "train_dit.sh"), cwd=tmp_path)
+    lab.wait(number, "FAILED")
+    assert lab.exit_code(number) == "2:0"
+    assert "submit from the checkout" in (tmp_path / "log").read_text()

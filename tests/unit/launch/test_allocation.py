@@ -1,0 +1,70 @@
+"""What a job reads of its allocation; scontrol is played by a script."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from momu_dist.errors import ConfigError
+from momu_dist.launch.allocation import per_node, read_allocation
+from momu_dist.launch.machine import gpus_given, memory_mb
+
+
+@pytest.fixture
+def scontrol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "scontrol"
+    program.write_text('#!/bin/sh\n[ "$3" = "n[1-2]" ] && echo n1 && echo n2\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+
+
+def test_an_allocation_is_read(scontrol: None) -> None:
+    env = {
+        "SLURM_JOB_ID": "12",
+        "SLURM_JOB_NODELIST": "n[1-2]",
+        "SLURM_JOB_CPUS_PER_NODE": "4(x2)",
+        "SLURM_RESTART_COUNT": "2",
+        "SLURM_SUBMIT_DIR": "/shared/momu",
+    }
+    found = read_allocation(env)
+    assert (found.job_id, found.restart, found.nodes, found.cpus) == (12, 2, ("n1", "n2"), (4, 4))
+    assert found.head == "n1" and found.submit_dir == Path("/shared/momu")
+
+
+def test_outside_an_allocation_one_is_told_what_to_do() -> None:
+    with pytest.raises(ConfigError, match="sbatch jobs/train_dit.sh"):
+        read_allocation({})
+
+
+def test_numbers_by_node() -> None:
+    assert per_node("4(x2),8", 3) == (4, 4, 8)
+    for text, nodes in (("4(x2)", 3), ("", 1), ("four", 1)):
+        with pytest.raises(ConfigError, match="SLURM_JOB_CPUS_PER_NODE"):
+            per_node(text, nodes)
+
+
+def test_gpus_that_were_given() -> None:
+    assert gpus_given({}) == 0
+    assert gpus_given({"CUDA_VISIBLE_DEVICES": "0,3"}) == 2
+    assert gpus_given({"CUDA_VISIBLE_DEVICES": "NoDevFiles", "SLURM_GPUS_ON_NODE": "0"}) == 0
+    assert gpus_given({"SLURM_GPUS_ON_NODE": "4"}) == 4
+
+
+def test_memory_is_the_least_of_what_is_allowed(tmp_path: Path) -> None:
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/meminfo").write_text("MemTotal:       16777216 kB\nMemFree: 1 kB\n")
+    (tmp_path / "proc/self/cgroup").write_text("4:memory:/slurm/job_1\n0::/slurm\n")
+    assert memory_mb(4, {}, tmp_path) == 16384
+    assert memory_mb(4, {"SLURM_MEM_PER_CPU": "1000"}, tmp_path) == 4000
+    assert memory_mb(4, {"SLURM_MEM_PER_NODE": "8000"}, tmp_path) == 8000
+    limit = tmp_path / "sys/fs/cgroup/memory/slurm"
+    limit.mkdir(parents=True)
+    (limit / "memory.limit_in_bytes").write_text(str(3000 * 2**20))
+    assert memory_mb(4, {"SLURM_MEM_PER_NODE": "8000"}, tmp_path) == 3000
+    second = tmp_path / "sys/fs/cgroup/slurm"
+    second.mkdir(parents=True)
+    (second / "memory.max").write_text("max")
+    assert memory_mb(4, {}, tmp_path) == 3000
+    (second / "memory.max").write_text(str(2000 * 2**20))
+    assert memory_mb(4, {}, tmp_path) == 2000

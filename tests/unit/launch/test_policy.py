@@ -1,0 +1,31 @@
+"""What goes back into the queue."""
+
+from __future__ import annotations
+
+import pytest
+
+from momu_dist.launch.policy import End, failures_after, requeued
+
+
+@pytest.mark.parametrize(
+    ("end", "again", "failures"),
+    [
+        (End(0, "done"), False, 0),
+        (End(0, "done", asked=True), False, 0),  # finished while it was told to stop
+        (End(75, "saved", asked=True), True, 0),
+        (End(75, "saved", asked=True, failures=3), True, 0),
+        (End(1, "not saved in time", asked=True), True, 0),  # the time is over: no fault of the job
+        (End(2, "bad config"), False, 1),
+        (End(2, "bad config", progressed=True, first=False), False, 1),
+        (End(1, "a node was lost"), False, 1),  # before anything worked
+        (End(1, "a node was lost", progressed=True), True, 1),
+        (End(1, "a node was lost", first=False), True, 1),
+        (End(137, "killed", first=False, failures=2), True, 3),
+        (End(137, "killed", first=False, failures=3), False, 4),
+        (End(137, "killed", first=False, failures=3, progressed=True), True, 1),
+    ],
+)
+def test_an_end_is_requeued_or_not(end: End, again: bool, failures: int) -> None:
+    found, why = requeued(end, budget=3)
+    assert found is again and why
+    assert failures_after(end) == failures
