@@ -44,7 +44,8 @@ $(STAMP): requirements.lock pyproject.toml $(BIN)/python
 	@$(BIN)/python -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' || \
 		echo "momu: note: $$($(BIN)/python -c 'import sys; print(sys._base_executable)') has no C headers (Python.h); DeepSpeed needs them (on Debian or Ubuntu: apt-get install python3-dev), strategies local and ddp do not." >&2
 	@echo "Installing the locked packages into $(VENV) (some minutes, once) ..."
-	@$(BIN)/python -m pip install -qq $(FROM_WHEELS) -r requirements.lock
+	@$(BIN)/python -m pip install -qq $(FROM_WHEELS) -r requirements.lock || { [ -z "$(WHEELHOUSE)" ] || \
+		echo "momu: $(WHEELHOUSE) lacks what pip names above; make it with \`make wheelhouse\` from the same requirements.lock, with the Python and on the kind of machine that this is." >&2; exit 2; }
 	@$(BIN)/python -m pip install -qq --no-deps --no-build-isolation $(FROM_WHEELS) -e .
 	@touch $@
 
