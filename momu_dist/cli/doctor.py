@@ -5,23 +5,18 @@ from __future__ import annotations
 import argparse
 
 from momu_dist.cli.command import Commands, add
+from momu_dist.launch.checks import add_options
 
 
 def add_doctor(commands: Commands) -> None:
     parser = add(
         commands, "doctor", "Check this machine, or the nodes of a cluster, for what jobs need.", _doctor
     )
-    parser.add_argument(
-        "--cluster", help="the site: a file of configs/cluster by its name, or a YAML by its path"
-    )
-    parser.add_argument("--config", help="also check what this run needs: memory, disk, data, tracking")
     parser.add_argument("--nodes", type=int, help="so many nodes of the site (1); inside a job all of its")
     parser.add_argument(
-        "--silent", type=float, default=None, metavar="SECONDS", help="how long a node may be silent (120)"
+        "--silent", type=float, default=120.0, metavar="SECONDS", help="how long a node may be silent (120)"
     )
-    parser.add_argument(
-        "overrides", nargs="*", metavar="section.field=value", help="values that overrule the config's"
-    )
+    add_options(parser)
 
 
 def _doctor(options: argparse.Namespace) -> None:
@@ -32,24 +27,27 @@ def _doctor(options: argparse.Namespace) -> None:
     from collections import Counter
     from pathlib import Path
 
-    from momu_dist.config.load import load_config
     from momu_dist.errors import ConfigError
     from momu_dist.launch import doctor
     from momu_dist.launch.finding import fold, table
-    from momu_dist.launch.sites import load_site
 
     if options.overrides and not options.config:
         raise ConfigError(f"{options.overrides[0]} sets a value of a config, but no --config is given.")
     if options.nodes is not None and options.nodes < 1:
         raise ConfigError(f"--nodes is {options.nodes}, expected at least 1.")
-    site = load_site(options.cluster) if options.cluster else None
-    config = load_config(options.config, options.overrides) if options.config else None
+    site, config = None, None
+    if options.cluster:
+        from momu_dist.launch.sites import load_site
+
+        site = load_site(options.cluster)
+    if options.config:
+        from momu_dist.config.load import load_config
+
+        config = load_config(options.config, options.overrides)
     place = doctor.where(site, options.nodes, os.environ)
     passed = [f"--{name}={value}" for name in ("cluster", "config") if (value := getattr(options, name))]
     folders = [Path.cwd(), *([Path(config.out)] if config else [])]
-    found = doctor.examine(
-        place, [*passed, *options.overrides], folders, options.silent or doctor.MAY_NODE_BE_SILENT_S
-    )
+    found = doctor.examine(place, [*passed, *options.overrides], folders, options.silent)
     terminal = sys.stdout.isatty()
     print(f"checked: {place.note}")
     print(table(found, shutil.get_terminal_size().columns if terminal else None, colour=terminal))

@@ -11,24 +11,27 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 from momu_dist.errors import MomuError, exit_code
+
+# What imports torch is imported below, where a machine on which it does not load can still say so.
+from momu_dist.launch import folders, ports
 from momu_dist.launch import gpu_checks as gpu
-from momu_dist.launch import machine_checks as machine
+from momu_dist.launch import machine_checks as here
 from momu_dist.launch.finding import Finding
-from momu_dist.launch.sites import Site, load_site
+from momu_dist.launch.machine import gpus_given, memory_mb, shared_memory_mb
 
 Check = tuple[str, Callable[[], Finding]]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What the doctor is asked with, and passes on to every machine."""
+    """What is to be checked: a command line's options that the doctor passes on to every machine."""
     parser.add_argument(
         "--cluster", help="the site: a file of configs/cluster by its name, or a YAML by its path"
     )
     parser.add_argument("--config", help="also check what this run needs: memory, disk, data, tracking")
-    parser.add_argument("--nodes", type=int, default=1, help="how many nodes are checked beside each other")
     parser.add_argument(
         "overrides", nargs="*", metavar="section.field=value", help="values that overrule the config's"
     )
@@ -36,62 +39,48 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def all_checks(options: argparse.Namespace) -> list[Check]:
     """Return the checks of this machine in their order, by name; nothing is checked yet."""
-    site = load_site(options.cluster) if options.cluster else Site()
-    env = {**os.environ, **site.env}
-    nodes = options.nodes or 1
-    ephemeral = machine.ephemeral_start()
-    first_port = min(20_000, (ephemeral or machine.DEFAULT_EPHEMERAL) - machine.PORTS)
-    scratch = Path(site.scratch)
-    checks: list[Check] = [
-        ("versions", lambda: machine.check_versions(machine.installed(), machine.LOCK.read_text())),
-        ("loading", machine.check_loading),
-        (
-            "gpus",
-            lambda: gpu.check_gpus(gpu.see_gpus(), gpu.gpus_given(env), gpu.gpus_wanted(site.sbatch)),
-        ),
-        (
-            "interfaces",
-            lambda: machine.check_interfaces(env, [name for _, name in socket.if_nameindex()]),
-        ),
-        ("address", lambda: machine.check_address(env, nodes, machine.own_address())),
-        ("compiler", lambda: machine.check_compiler(*machine.compiler_here())),
-        ("ports", lambda: machine.check_ports(ephemeral, machine.taken_ports(first_port), first_port)),
-        (
-            "scratch",
-            lambda: machine.check_scratch(
-                scratch, machine.filesystem(scratch.resolve(), machine.read_mounts())[1]
-            ),
-        ),
-        ("shared memory", lambda: machine.check_shm(machine.shm_free())),
-        ("open files", lambda: machine.check_open_files(machine.open_files_limit())),
-    ]
-    return checks + _of_the_run(options, site, nodes)
-
-
-def _of_the_run(options: argparse.Namespace, site: Site, nodes: int) -> list[Check]:
     from momu_dist.config.load import load_config
     from momu_dist.launch import run_checks as run
+    from momu_dist.launch.sites import Site, load_site
 
+    site = load_site(options.cluster) if options.cluster else Site()
     config = load_config(options.config, options.overrides) if options.config else None
-    uri = run.tracking_uri(site.tracking_uri, config)
+    env = {**os.environ, **site.env}
+    scratch, out = Path(site.scratch), Path(config.out if config is not None else ".")
+
+    def busy() -> list[int]:
+        return ports.busy(range(ports.FIRST, ports.END))
 
     def memory() -> Finding:
-        return run.check_memory(*run.memory_limit(os.environ), config, nodes, gpu.gpu_memory())
+        usable = memory_mb(int(os.environ.get("SLURM_CPUS_ON_NODE") or 1)) * 2**20
+        return run.check_memory(run.machine_memory(), usable, config, options.nodes, gpu.gpu_memory())
 
     def disk() -> Finding:
-        folder = run.existing(Path(config.out if config is not None else "."))
-        device, _ = machine.filesystem(folder.resolve(), machine.read_mounts())
-        return run.check_disk(folder, shutil.disk_usage(folder).free, run.quota_left(device), config)
+        folder = folders.existing(out)
+        quota = folders.quota_left(folders.filesystem_of(folder)[0])
+        return run.check_disk(folder, shutil.disk_usage(folder).free, quota, config)
 
-    checks: list[Check] = [("memory", memory), ("disk", disk)]
-    checks += [
-        ("shared folders", lambda folder=folder: run.check_shared(Path(folder), node_name()))  # type: ignore[misc]
-        for folder in options.shared
+    checks: list[Check] = [
+        ("versions", lambda: here.check_versions(here.installed(), here.LOCK.read_text())),
+        ("loading", here.check_loading),
+        ("gpus", lambda: gpu.check_gpus(gpu.see_gpus(), gpus_given(env), gpu.gpus_wanted(site.sbatch))),
+        ("interfaces", lambda: here.check_interfaces(env, [name for _, name in socket.if_nameindex()])),
+        ("address", lambda: here.check_address(env, options.nodes, here.own_address())),
+        ("compiler", lambda: here.check_compiler(*here.compiler_here())),
+        ("ports", lambda: here.check_ports(here.ephemeral_start(), busy())),
+        ("scratch", lambda: here.check_scratch(scratch, folders.filesystem_of(scratch)[1])),
+        ("shared memory", lambda: here.check_shm(shared_memory_mb() * 2**20)),
+        ("open files", lambda: here.check_open_files(here.open_files_limit())),
+        ("memory", memory),
+        ("disk", disk),
     ]
+    for folder in options.shared:
+        checks.append(("shared folders", partial(folders.check_shared, Path(folder), node_name())))
+    uri = run.tracking_uri(site.tracking_uri, config)
     if uri is not None:
-        checks.append(("tracking", lambda: run.check_tracking(uri, machine.read_mounts())))
+        checks.append(("tracking", partial(run.check_tracking, uri)))
     if config is not None:
-        checks.append(("data", lambda: run.check_data(config.data.root)))
+        checks.append(("data", partial(run.check_data, config.data.root)))
     return checks
 
 
@@ -117,30 +106,30 @@ def node_name() -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print a line of JSON as each check begins and ends: node, time, check, finding; the last one says that all is done."""
+    """Print JSON as each check begins and ends: node, time, check, finding. The last line says that all is done."""
     parser = argparse.ArgumentParser(prog="python -m momu_dist.launch.checks", description=__doc__)
     add_options(parser)
+    parser.add_argument("--nodes", type=int, default=1, help="how many nodes are checked beside each other")
     parser.add_argument(
         "--shared", action="append", default=[], help="a folder in which the doctor has left its token"
     )
     options = parser.parse_args(arguments)
 
     def say(**what: object) -> None:
-        print(json.dumps({"node": node_name(), "time": time.time(), **what}), flush=True)
+        # In one piece with its newline, or lines of several nodes may run into each other.
+        sys.stdout.write(json.dumps({"node": node_name(), "time": time.time(), **what}) + "\n")
+        sys.stdout.flush()
 
     def work() -> None:
-        say(check="the program")  # importing what the rest needs takes a while
+        say(check="program")
         try:
             checks = all_checks(options)
         except MomuError as error:
-            advice = "it must be the same, and readable, on all nodes"
-            say(
-                check="the program",
-                finding=asdict(Finding("the program", "wrong", str(error).rstrip("."), advice)),
-            )
-        else:
-            for finding in findings(checks, lambda name: say(check=name)):
-                say(check=finding.check, finding=asdict(finding))
+            checks = [("program", partial(Finding, "program", "wrong", str(error).rstrip(".")))]
+        except (ImportError, OSError) as error:
+            checks = [("program", partial(here.does_not_load, "the program", error))]
+        for finding in findings(checks, lambda name: say(check=name)):
+            say(check=finding.check, finding=asdict(finding))
         say(done=True)
 
     return exit_code(work, "stopped")

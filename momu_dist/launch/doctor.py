@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import queue
-import secrets
 import shlex
 import shutil
 import signal
@@ -14,20 +13,19 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from momu_dist.errors import ConfigError
+from momu_dist.launch.allocation import hostnames
 from momu_dist.launch.finding import Finding
-from momu_dist.launch.run_checks import TOKEN, existing
-from momu_dist.launch.sites import Site
+from momu_dist.launch.folders import UNSEEN_S, not_seen, tokens_in
 
-MAY_NODE_BE_SILENT_S = 120.0
-"""Importing torch on many nodes at once from a network filesystem takes its time."""
-UNSEEN_S = 20.0
-"""How long a network filesystem's cache may hide a new file."""
+if TYPE_CHECKING:  # it imports torch; the doctor must also work where that is what fails
+    from momu_dist.launch.sites import Site
+
 CLOCK_WARNING_S, CLOCK_WRONG_S = 2.0, 30.0
 LONGEST_JOB_MIN = 10
 
@@ -61,9 +59,9 @@ class Where:
 def where(site: Site | None, nodes: int | None, env: Mapping[str, str]) -> Where:
     """Return which machines to check: a job's, those that srun gives for a site, or this one."""
     srun = shutil.which("srun", path=env.get("PATH"))
-    common = ("--ntasks-per-node=1", "--no-kill", "--kill-on-bad-exit=0", "--wait=0", "--unbuffered")
+    common = ("--ntasks-per-node=1", "--no-kill", "--kill-on-bad-exit=0", "--wait=0")
     if "SLURM_JOB_ID" in env and srun:
-        names = _job_nodes(env)
+        names = hostnames(env.get("SLURM_JOB_NODELIST", ""))
         if nodes is not None and nodes != len(names):
             raise ConfigError(
                 f"--nodes {nodes} in job {env['SLURM_JOB_ID']}, which has {len(names)} nodes; leave --nodes out."
@@ -93,18 +91,6 @@ def where(site: Site | None, nodes: int | None, env: Mapping[str, str]) -> Where
     return Where(note=f"this machine only ({why})")
 
 
-def _job_nodes(env: Mapping[str, str]) -> tuple[str, ...]:
-    listed = env.get("SLURM_JOB_NODELIST", "")
-    answer = subprocess.run(
-        ["scontrol", "show", "hostnames", listed], capture_output=True, text=True, check=False
-    )
-    if answer.returncode != 0 or not answer.stdout.split():
-        raise ConfigError(
-            f"scontrol does not say which nodes SLURM_JOB_NODELIST={listed} is: {answer.stderr.strip()}"
-        )
-    return tuple(answer.stdout.split())
-
-
 def examine(
     place: Where, options: Sequence[str], folders: Sequence[Path], silent_s: float
 ) -> dict[str, list[Finding]]:
@@ -113,7 +99,7 @@ def examine(
     A machine that is silent for `silent_s` is wrong, and what it was doing is named. In a queue the time begins with
     the first sign of life of any.
     """
-    with _tokens(folders if place.prefix else ()) as tokens:
+    with tokens_in(folders if place.prefix else ()) as tokens:
         shared = [text for token in tokens for text in ("--shared", str(token))]
         program = (
             sys.executable,
@@ -132,7 +118,7 @@ def examine(
         for node, answer in answers.items():
             if place.prefix:
                 found[node].append(clock_finding(answer.offset_s))
-                found[node] += _not_seen(node, answer, tokens, until)
+                found[node] += not_seen(node, answer.findings, tokens, until)
             if not answer.done:
                 found[node].append(_unfinished(answer.at, silent_s, complaint))
     silent = [node for node in place.nodes if node not in answers]
@@ -211,57 +197,6 @@ def _end(process: subprocess.Popen[str]) -> None:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, number)
     process.wait()
-
-
-@contextmanager
-def _tokens(folders: Sequence[Path]) -> Iterator[list[Path]]:
-    """Leave a token in each folder, and remove it with what the machines have answered."""
-    made: list[Path] = []
-    try:
-        # One folder a filesystem is enough.
-        for folder in {existing(folder).stat().st_dev: existing(folder) for folder in folders}.values():
-            token = folder / f".momu-doctor-{secrets.token_hex(4)}"
-            token.mkdir()
-            made.append(token)
-            (token / TOKEN).write_text(secrets.token_hex(16))
-        yield made
-    finally:
-        for token in made:
-            shutil.rmtree(token, ignore_errors=True)
-
-
-def _not_seen(node: str, answer: Answer, tokens: Sequence[Path], until: float) -> list[Finding]:
-    """Return what a machine says it has written and this one cannot see."""
-    said = [
-        finding
-        for finding in answer.findings
-        if finding.check == "shared folders" and finding.level == "fine"
-    ]
-    if len(said) < len(tokens):
-        return []  # it has found out itself
-    lacking = list(tokens)
-    while lacking:
-        lacking = [token for token in lacking if _read(token / f"node-{node}") != _read(token / TOKEN)]
-        if not lacking or time.monotonic() > until:
-            break
-        time.sleep(0.2)
-    return [
-        Finding(
-            "shared folders",
-            "wrong",
-            f"what it wrote to {token.parent} is not seen here",
-            "put the checkout and `out` on a filesystem that all nodes mount at one path",
-        )
-        for token in lacking
-    ]
-
-
-def _read(path: Path) -> str | None:
-    try:
-        os.listdir(path.parent)  # a network filesystem asks its server anew
-        return path.read_text()
-    except OSError:
-        return None
 
 
 def clock_finding(offset_s: float) -> Finding:

@@ -43,18 +43,6 @@ def see_gpus() -> Gpus:
     return Gpus(cuda, torch.cuda.device_count(), listed, nccl, fault)
 
 
-def gpus_given(env: Mapping[str, str]) -> int | None:
-    """Return how many GPUs the allocation gives this machine; None where it does not say."""
-    if re.fullmatch(r"\d+", env.get("SLURM_GPUS_ON_NODE", "")):
-        return int(env["SLURM_GPUS_ON_NODE"])
-    visible = env.get("CUDA_VISIBLE_DEVICES")
-    return (
-        None
-        if visible is None
-        else len([part for part in visible.split(",") if part.strip() not in ("", "-1")])
-    )
-
-
 def gpus_wanted(options: Mapping[str, str | int]) -> int:
     """Return how many GPUs a site asks for on a node; `options` are those of sbatch, such as gres: gpu:a100:4."""
     text = str(options.get("gpus-per-node", ""))
@@ -64,9 +52,9 @@ def gpus_wanted(options: Mapping[str, str | int]) -> int:
     return int(number[1]) if number else int(bool(text))
 
 
-def check_gpus(seen: Gpus, given: int | None, wanted: int) -> Finding:
-    """GPUs that torch can use, beside those that the allocation gives and the site asks for."""
-    expected = wanted if given is None else given
+def check_gpus(seen: Gpus, given: int, wanted: int) -> Finding:
+    """GPUs that torch can use, beside those that the allocation gives (0: it does not say) and the site asks for."""
+    expected = given or wanted
     if seen.cuda is None:
         if expected or seen.listed:
             return Finding(
@@ -91,7 +79,7 @@ def check_gpus(seen: Gpus, given: int | None, wanted: int) -> Finding:
     if seen.usable == 0:
         return Finding("gpus", "fine", f"{build}; no GPU here, and none asked for")
     said = f"{build} and NCCL {seen.nccl} can use {seen.usable} GPUs"
-    if given is not None and given != seen.usable:
+    if given and given != seen.usable:
         return Finding(
             "gpus",
             "wrong",

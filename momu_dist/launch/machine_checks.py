@@ -5,32 +5,27 @@ from __future__ import annotations
 import importlib
 import os
 import platform
-import re
 import resource
 import shutil
 import socket
 import sysconfig
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from momu_dist.launch.finding import Finding
+from momu_dist.launch.folders import is_network
+from momu_dist.launch.ports import END, FIRST, PER_JOB
 
 LOCK = Path(__file__).parents[2] / "requirements.lock"
 LOCKED = ("torch", "ray", "deepspeed", "mlflow", "pyarrow")
 COMPILED = ("torch", "ray", "pyarrow")
 """Packages with compiled parts: they can be installed and still not load on a machine with an older system."""
 
-SOCKET_CHARACTERS, SOCKET_LIMIT = 65, 107
-"""What Ray adds to its folder for the path of a socket, and what such a path may have."""
-PORTS = 200
-DEFAULT_EPHEMERAL = 32768
-
-NETWORK_TYPES = re.compile(
-    r"nfs\d?|lustre|gpfs|beegfs|ceph|cifs|smb\d?|smbfs|afs|pvfs2|orangefs|glusterfs|panfs|wekafs|9p|fuse\..+"
-)
+JOB_ID, SOCKET_CHARACTERS, SOCKET_LIMIT = 9, 64, 107
+"""Digits of a job's number; what Ray adds to its folder (/session_<date>_<process>/sockets/plasma_store); what the path of a
+socket may have."""
 
 
 def gb(size: float) -> str:
@@ -80,13 +75,17 @@ def check_loading(names: Sequence[str] = COMPILED) -> Finding:
         try:
             importlib.import_module(name)
         except (ImportError, OSError) as error:
-            return Finding(
-                "loading",
-                "wrong",
-                f"{name} does not load ({' '.join(str(error).split())})",
-                "make the environment on a node of this kind: remove .venv there and run `make setup`",
-            )
+            return does_not_load(name, error)
     return Finding("loading", "fine", f"{', '.join(names)} load")
+
+
+def does_not_load(name: str, error: Exception) -> Finding:
+    return Finding(
+        "loading",
+        "wrong",
+        f"{name} does not load ({' '.join(str(error).split())})",
+        "make the environment on a node of this kind: remove .venv there and run `make setup`",
+    )
 
 
 def check_interfaces(env: Mapping[str, str], interfaces: Sequence[str]) -> Finding:
@@ -171,23 +170,23 @@ def compiler_here() -> tuple[str | None, str | None, bool]:
     return shutil.which(os.environ.get("CXX", "c++")) or shutil.which("g++"), ninja, headers
 
 
-def check_ports(ephemeral: int | None, taken: Sequence[int], first: int) -> Finding:
+def check_ports(ephemeral: int | None, taken: Sequence[int]) -> Finding:
     """Whether Ray's ports are free, and out of the range (from `ephemeral`) in which the system takes any it likes."""
-    span = f"ports {first} to {first + PORTS - 1}"
+    span = f"ports {FIRST} to {END - 1}"
+    if ephemeral is not None and ephemeral < END:
+        return Finding(
+            "ports",
+            "warning",
+            f"jobs take theirs of {span}, and the system gives out any from {ephemeral} on (net.ipv4.ip_local_port_range)",
+            f"one may be gone at any moment, and the job then says so; ask the administrators for a range from {END} on",
+        )
     if taken:
         shown = ", ".join(map(str, taken[:5])) + (" and more" if len(taken) > 5 else "")
         return Finding(
             "ports",
             "warning",
-            f"of {span} {shown} are taken",
-            "another program runs here; a job that meets it waits or fails",
-        )
-    if ephemeral is not None and ephemeral < DEFAULT_EPHEMERAL:
-        return Finding(
-            "ports",
-            "warning",
-            f"{span} are free, but the system hands out ports from {ephemeral} on (net.ipv4.ip_local_port_range)",
-            f"a port of Ray may be taken at any moment; ask the administrators for a range from {DEFAULT_EPHEMERAL} on",
+            f"of {span}, of which each job takes {PER_JOB}, are in use: {shown}",
+            "a job that meets one says so and ends; submit it again, it then takes others",
         )
     return Finding("ports", "fine", f"{span} are free")
 
@@ -199,53 +198,18 @@ def ephemeral_start(path: Path = Path("/proc/sys/net/ipv4/ip_local_port_range"))
         return None
 
 
-def taken_ports(first: int, count: int = PORTS) -> list[int]:
-    """Return the ports that cannot be bound now."""
-    taken = []
-    with ExitStack() as held:
-        for port in range(first, first + count):
-            one = held.enter_context(socket.socket())
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                one.bind(("", port))
-                one.listen()
-            except OSError:
-                taken.append(port)
-    return taken
-
-
-def filesystem(path: Path, mounts: str) -> tuple[str, str]:
-    """Return the device and the type of the filesystem that `path` lies on; `mounts` is the text of /proc/mounts."""
-    best, found = -1, ("", "")
-    for line in mounts.splitlines():
-        device, point, kind = line.split()[:3]
-        folder = Path(re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), point))
-        # Of several mounts on one folder the last is the one seen.
-        if path.is_relative_to(folder) and len(folder.parts) >= best:
-            best, found = len(folder.parts), (device, kind)
-    return found
-
-
-def is_network(kind: str) -> bool:
-    return NETWORK_TYPES.fullmatch(kind) is not None
-
-
-def read_mounts() -> str:
-    return Path("/proc/mounts").read_text()
-
-
 def check_scratch(scratch: Path, kind: str, least: float = 10e9) -> Finding:
     """A folder that is this machine's own, with room and short enough for the sockets of Ray: one is made."""
     try:
         with tempfile.TemporaryDirectory(prefix="momu-doctor-", dir=scratch) as folder:
             free = shutil.disk_usage(folder).free
-            length = len(os.fsencode(scratch)) + SOCKET_CHARACTERS
-            if length > SOCKET_LIMIT:
+            longest = len(os.fsencode(f"{scratch}/momu-{os.getuid()}-")) + JOB_ID + SOCKET_CHARACTERS
+            if longest > SOCKET_LIMIT:
                 return Finding(
                     "scratch",
                     "wrong",
-                    f"{scratch} makes paths of sockets of about {length} characters, {SOCKET_LIMIT} are allowed",
-                    "set a shorter `scratch` of the site",
+                    f"{scratch} makes paths of Ray's sockets of up to {longest} characters, {SOCKET_LIMIT} are allowed",
+                    f"set a `scratch` of the site that is {longest - SOCKET_LIMIT} shorter",
                 )
             with socket.socket(socket.AF_UNIX) as one:
                 one.bind(f"{folder}/socket")
@@ -271,12 +235,8 @@ def check_scratch(scratch: Path, kind: str, least: float = 10e9) -> Finding:
     return Finding("scratch", "fine", said)
 
 
-def check_shm(free: float | None, least: float = 2e9) -> Finding:
+def check_shm(free: float, least: float = 2e9) -> Finding:
     """Room in /dev/shm, where Ray keeps its objects and NCCL and gloo talk within a machine."""
-    if free is None:
-        return Finding(
-            "shared memory", "warning", "no /dev/shm", "Ray keeps its objects on the disk, which is slow"
-        )
     if free < least:
         return Finding(
             "shared memory",
@@ -286,10 +246,6 @@ def check_shm(free: float | None, least: float = 2e9) -> Finding:
             "container give it more (docker --shm-size)",
         )
     return Finding("shared memory", "fine", f"/dev/shm has {gb(free)} free")
-
-
-def shm_free(path: Path = Path("/dev/shm")) -> float | None:
-    return shutil.disk_usage(path).free if path.is_dir() else None
 
 
 def check_open_files(hard: int) -> Finding:

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-import re
-import shutil
 import socket
-import subprocess
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -19,63 +14,22 @@ from momu_dist.config.schema import RunConfig
 from momu_dist.data.manifest import Manifest
 from momu_dist.errors import MomuError
 from momu_dist.launch.finding import Finding
-from momu_dist.launch.machine_checks import filesystem, gb, is_network
+from momu_dist.launch.folders import existing, filesystem_of, is_network
+from momu_dist.launch.machine_checks import gb
 from momu_dist.tracking import auto_uri, check_uri
 from momu_dist.train.dry_run import memory_gb, parameter_counts
 
-TOKEN = "doctor"
-"""The file that the doctor leaves in a folder for the machines to read; each writes one of its own name beside it."""
-
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
-_NO_LIMIT = 1 << 60  # version 1 of cgroups says so for none
 
 
-def memory_limit(env: Mapping[str, str], root: Path = Path("/")) -> tuple[int, int | None]:
-    """Return bytes of memory of the machine, and of the allocation: the smallest of its cgroups' and SLURM's limits."""
-    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    limits = _cgroup_limits(root)
-    per_node, per_cpu = env.get("SLURM_MEM_PER_NODE", ""), env.get("SLURM_MEM_PER_CPU", "")
-    cpus = env.get("SLURM_CPUS_ON_NODE", "")
-    if per_node.isdigit() and int(per_node):
-        limits.append(int(per_node) << 20)
-    elif per_cpu.isdigit() and int(per_cpu) and cpus.isdigit():
-        limits.append(int(per_cpu) * int(cpus) << 20)
-    limits = [limit for limit in limits if limit < _NO_LIMIT]
-    return machine, min(limits) if limits else None
+def machine_memory() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _cgroup_limits(root: Path) -> list[int]:
-    """Return the memory limits of this process's cgroups and all above them, of both versions."""
-    limits = []
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return []
-    for line in lines:
-        _, controllers, place = line.split(":", 2)
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        top = root / "sys/fs/cgroup" / ("memory" if controllers else "")
-        folder = top / place.lstrip("/")
-        for one in (folder, *folder.parents):
-            if not one.is_relative_to(top):
-                break
-            try:
-                limits.append(
-                    int((one / ("memory.limit_in_bytes" if controllers else "memory.max")).read_text())
-                )
-            except (OSError, ValueError):  # no such level here, or "max"
-                continue
-    return limits
-
-
-def check_memory(
-    machine: int, limit: int | None, config: RunConfig | None, nodes: int, gpu: int | None
-) -> Finding:
-    """Memory of the allocation, and beside what a run's workers need at least; `gpu` is the bytes of one GPU."""
-    usable = min(machine, limit or machine)
+def check_memory(machine: int, usable: int, config: RunConfig | None, nodes: int, gpu: int | None) -> Finding:
+    """Memory that a job may use, beside what a run's workers need at least; `gpu` is the bytes of one GPU."""
     said = f"{gb(usable)} of memory" + (
-        f" of the machine's {gb(machine)}" if usable < machine else ", all of the machine"
+        f" of the machine's {gb(machine)}" if usable < 0.98 * machine else ", all of the machine"
     )
     if config is None:
         return Finding("memory", "fine", said)
@@ -83,7 +37,7 @@ def check_memory(
     on_gpu = gpu is not None and config.train.device != "cpu"
     workers = 1 if on_gpu else math.ceil(config.train.usable(config.train.workers) / nodes)
     have, where = (gpu or 0, f"a GPU has {gb(gpu or 0)}") if on_gpu else (usable, said)
-    need = f"{workers} of its workers need {gb(workers * each)} before activations"
+    need = f"{workers} worker{'s' * (workers > 1)} of the run need{'s' * (workers == 1)} {gb(workers * each)} before activations"
     if workers * each > have:
         return Finding(
             "memory",
@@ -135,31 +89,6 @@ def check_disk(folder: Path, free: int, quota: int | None, config: RunConfig | N
     return Finding("disk", "fine", said)
 
 
-def existing(folder: Path) -> Path:
-    """Return the nearest folder above that is there: `folder` itself may only be made by the run."""
-    folder = folder.absolute()
-    return next(one for one in (folder, *folder.parents) if one.is_dir())
-
-
-def quota_left(device: str) -> int | None:
-    """Return the bytes that the user's quota leaves on a device of /proc/mounts; None where `quota` does not say."""
-    program = shutil.which("quota")
-    if program is None:
-        return None
-    try:
-        answer = subprocess.run([program, "-w"], capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    for line in answer.stdout.splitlines():
-        cells = line.split()
-        if len(cells) >= 4 and cells[0] == device:
-            used, soft, hard = (
-                int(re.sub(r"\D", "", cell) or 0) for cell in cells[1:4]
-            )  # KB; a * marks too much
-            return max(0, (hard or soft) - used) * 1024 if hard or soft else None
-    return None
-
-
 def check_data(root: str) -> Finding:
     """Whether a machine sees the prepared data."""
     try:
@@ -177,7 +106,7 @@ def tracking_uri(own: str | None, config: RunConfig | None) -> str | None:
     return None if uri == "none" else uri
 
 
-def check_tracking(uri: str, mounts: str, wait_s: float = 5.0) -> Finding:
+def check_tracking(uri: str, wait_s: float = 5.0, mounts: str | None = None) -> Finding:
     """Whether a tracking server answers this machine, or an sqlite file lies where its locks work."""
     try:
         check_uri(uri)
@@ -185,7 +114,7 @@ def check_tracking(uri: str, mounts: str, wait_s: float = 5.0) -> Finding:
         return Finding("tracking", "wrong", str(error).rstrip("."))
     if uri.startswith("sqlite:///"):
         file = Path(uri.removeprefix("sqlite:///").split("?")[0])
-        kind = filesystem(existing(file.parent).resolve(), mounts)[1]
+        kind = filesystem_of(existing(file.parent), mounts)[1]
         if is_network(kind):
             return Finding(
                 "tracking",
@@ -225,27 +154,3 @@ def _ask(uri: str, wait_s: float) -> Finding:
             "tracking", "wrong", f"{shown} does not answer ({getattr(error, 'reason', error)})", advice
         )
     return Finding("tracking", "fine", f"{shown} answers")
-
-
-def check_shared(folder: Path, node: str, wait_s: float = 20.0) -> Finding:
-    """Whether a folder in which the doctor has left its token is the same here; leaves this machine's answer in it.
-
-    Caches of a network filesystem may hide a new file for some seconds.
-    """
-    until = time.monotonic() + wait_s
-    while True:
-        try:
-            token = (folder / TOKEN).read_text()
-            (folder / f"node-{node}").write_text(token)
-            return Finding(
-                "shared folders", "fine", f"{folder.parent} holds what the doctor wrote, and its answer"
-            )
-        except OSError as error:
-            if time.monotonic() > until:
-                return Finding(
-                    "shared folders",
-                    "wrong",
-                    f"{folder.parent} is another folder here, or not writable ({error.strerror})",
-                    "put the checkout and `out` on a filesystem that all nodes mount at one path",
-                )
-        time.sleep(0.2)
