@@ -52,6 +52,8 @@ def _doctor(options: argparse.Namespace) -> None:
     print(f"checked: {place.note}")
     print(table(found, shutil.get_terminal_size().columns if terminal else None, colour=terminal))
     levels = Counter(finding.level for finding, _ in fold(found))
-    print(f"{levels['wrong']} wrong, {levels['warning']} warnings, {levels['fine']} fine")
+    print(
+        f"{levels['wrong']} wrong, {levels['warning']} warning{'s' * (levels['warning'] != 1)}, {levels['fine']} fine"
+    )
     if levels["wrong"]:
         raise SystemExit(1)
