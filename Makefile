@@ -25,12 +25,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # A root folder or another project's modules on PYTHONPATH could shadow the installed packages.
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: help setup wheelhouse demo demo-smoke test test-chaos lint types unit integration clean
+.PHONY: help setup wheelhouse demo demo-smoke test test-chaos test-slurm slurm-packages lint types unit integration clean
 
 help:
 	@echo "make demo        the whole system on a synthetic set, 12 to 15 minutes on 2 cores; then open runs/demo/index.html"
 	@echo "make test        style, types, all tests and a small demo"
 	@echo "make test-chaos  workers and drivers killed at 40 random steps, other numbers of workers, drained nodes; about 40 minutes"
+	@echo "make test-slurm  jobs on a SLURM cluster of namespaces on this machine; as root on Debian it installs the packages for it"
 	@echo "make setup       only makes .venv (both commands above do it themselves)"
 	@echo "make wheelhouse  the locked packages as files in wheelhouse/, for a site without a network: make setup WHEELHOUSE=<folder> there"
 	@echo "make demo-smoke  the demo's path in about 2 minutes, without its quality"
@@ -81,13 +82,25 @@ types: setup
 	$(call part,types,$(BIN)/mypy)
 
 unit: setup
-	$(call part,unit$(comma) contract$(comma) golden and architecture tests,$(WITH_PATH) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=5 -m "not integration" tests)
+	$(call part,unit$(comma) contract$(comma) golden and architecture tests,$(WITH_PATH) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=5 -m "not integration and not slurm" tests)
 
 integration: setup
 	$(call part,integration tests,$(WITH_PATH) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=5 -m "integration and not chaos" tests)
 
 test-chaos: setup
 	$(call part,faults at random steps,$(WITH_PATH) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rP --show-capture=stdout --durations=5 tests/integration/test_faults.py tests/integration/test_drain.py tests/integration/test_tracking.py)
+
+SLURM_PACKAGES := slurmctld slurmd slurm-client munge iproute2 slurmdbd mariadb-server-core
+# Without root the tests skip themselves and say why; so they do without the packages where there is no apt-get.
+test-slurm: setup slurm-packages
+	$(call part,SLURM tests,$(WITH_PATH) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rs --durations=5 tests/integration/slurm)
+
+slurm-packages:
+	@if [ "$$(id -u)" != 0 ]; then echo "== SLURM tests: left out; they need root, as each node of their cluster lives in namespaces of its own"; \
+	elif (for name in slurmctld slurmd sbatch munged ip slurmdbd mariadbd; do command -v $$name || exit 1; done >/dev/null); then :; \
+	elif ! command -v apt-get >/dev/null; then echo "== SLURM tests: left out; no apt-get to install $(SLURM_PACKAGES) with"; \
+	else echo "Installing $(SLURM_PACKAGES) ..."; export DEBIAN_FRONTEND=noninteractive; apt-get update -qq; \
+		log=$$(apt-get install -y -qq --no-install-recommends $(SLURM_PACKAGES) 2>&1) || { echo "$$log" >&2; exit 1; }; fi
 
 test: setup
 	@total=$$SECONDS; for target in lint types unit integration; do $(MAKE) --no-print-directory $$target; done; \

@@ -2,8 +2,8 @@
 
     python benchmarks/bringup.py [--nodes 2] [--rounds 5] --out benchmarks/bringup.md -- --config FILE [section.key=value ...]
 
-Runs on a login node, from the checkout. (a) `momu`: `sbatch jobs/train_dit.sh`, by the phases in its status.json. (b) `by hand`: what
-one would write, `srun ray start --head --block &` and one more srun for the other nodes, with fixed ports and no checks, until
+Runs on a login node, from the checkout. (a) `momu`: `sbatch jobs/train_dit.sh`, by the phases in its status.json. (b) `by hand`:
+what one would write, `srun ray start --head --block &` and one more srun for the other nodes, with fixed ports, no checks, until
 every node says that Ray has started, then the same `python -m momu_dist.train`. The two take turns. `Ray` is the time until
 Ray runs on all nodes, `first step` until the first step of the training is done, `gone` from the driver's end until the job's.
 """
@@ -14,7 +14,6 @@ import argparse
 import json
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from datetime import datetime
@@ -158,4 +157,4 @@ def report(rows: dict[str, list[dict[str, float]]], nodes: int) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-#SBATCH --job-name=momu-motion-vae
+#SBATCH --job-name=train_motion_vae
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --cpus-per-task=4

@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from momu_dist.cli.cluster_env import add_cluster_env
 from momu_dist.cli.data import add_data
 from momu_dist.cli.demo import add_demo
 from momu_dist.cli.doctor import add_doctor
@@ -15,6 +16,8 @@ from momu_dist.cli.generate import add_generate
 from momu_dist.cli.inspect import add_inspect
 from momu_dist.cli.prepare import add_prepare
 from momu_dist.cli.promote import add_promote
+from momu_dist.cli.ray_job import add_ray_job
+from momu_dist.cli.status import add_status
 from momu_dist.cli.weights import add_weights
 from momu_dist.errors import exit_code
 
@@ -27,6 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from momu_dist.cli.train import run_train
 
         return run_train(given[1:])
+    if given[:1] == ["submit"]:
+        from momu_dist.cli.submit import run_submit  # likewise: its options and overrides may mix
+
+        return run_submit(given[1:])
     options = _parser().parse_args(given)
     return exit_code(lambda: options.run(options), "stopped")
 
@@ -44,5 +51,9 @@ def _parser() -> argparse.ArgumentParser:
     add_promote(commands)
     add_weights(commands)
     add_demo(commands)
+    commands.add_parser("submit", help="Submit a stage, a chain of stages or a sweep to SLURM.")
+    add_status(commands)
+    add_ray_job(commands)
+    add_cluster_env(commands)
     add_doctor(commands)
     return parser

@@ -28,6 +28,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", required=True, help="a YAML under configs/, or your own")
     parser.add_argument("--dry-run", action="store_true", help="print what would be done, and exit")
     parser.add_argument(
+        "--only-latents", action="store_true", help="encode the latents a diffusion stage reads, and exit"
+    )
+    parser.add_argument(
         "overrides",
         nargs="*",
         metavar="section.field=value",

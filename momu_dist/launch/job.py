@@ -111,7 +111,7 @@ class Job:
             while driver.code is None:
                 if self.asked_by and not asked:
                     asked = True
-                    driver.send(signal.SIGUSR2 if work.config is not None else signal.SIGTERM)
+                    driver.send(signal.SIGUSR2 if work.trains else signal.SIGTERM)
                 if time.time() > self.must_end:
                     say("there is no time left to wait for a checkpoint")
                     break
@@ -131,7 +131,7 @@ class Job:
             self._last_lines[-1] if self._last_lines else f"the driver ended with exit code {code}"
         )
         if code == 0:
-            return 0, "finished" if work.config is None else f"finished: {why.removeprefix('trained: ')}"
+            return 0, f"finished: {why.removeprefix('trained: ')}"
         if code < 0:
             why = f"the driver was ended by {signal.Signals(-code).name}; its last line: {why}"
             code = 128 - code
@@ -210,13 +210,17 @@ class Job:
         self.status.phase("ended")
         if again and self.asked_by is not None and job_facts(self.allocation.job_id)[0] != "RUNNING":
             again, reason = False, "SLURM is ending this job and knows what to do with it"
+        self._tell_end(code, why, again, reason)  # before SLURM has it again, and ends this process for that
         if again:
             refused = requeue(self.allocation.job_id)
-            if refused:
-                again, reason = (
-                    False,
-                    f"SLURM refuses to requeue it ({refused}); submit it again, it goes on where it is",
-                )
+            if not refused:
+                time.sleep(30)
+            self._tell_end(
+                code, why, False, f"SLURM refuses ({refused}); submit it again, it goes on where it is"
+            )
+        return code
+
+    def _tell_end(self, code: int, why: str, again: bool, reason: str) -> None:
         ended = {"code": code, "why": why, "first_failure": self.first_failure, "requeued": again}
         self.status.set(ended=ended)
         phases = ", ".join(
@@ -229,9 +233,6 @@ class Job:
         say(
             f"job {self.allocation.job_id} ends with exit code {code}, {'requeued' if again else 'not requeued'}: {reason}"
         )
-        if again:
-            time.sleep(30)  # SLURM ends it; until then it must not be taken for one that has ended by itself
-        return code
 
 
 def say(text: str) -> None:

@@ -79,6 +79,7 @@ class Agent:
         self.keep_logs = False
         self.ray: subprocess.Popen[str] | None = None
         self.started = threading.Event()
+        self._last_line = "it said nothing"
 
     def run(self) -> int:
         """Take part until told to stop; return 0, or 1 after a line that says what went wrong."""
@@ -190,6 +191,7 @@ class Agent:
         for line in self.ray.stdout:
             if "Ray runtime started" in line:
                 self.started.set()
+            self._last_line = line.strip() or self._last_line
             print(line, end="", flush=True)
 
     def _wait(self, reached: Any, seconds: float) -> bool:
@@ -199,7 +201,7 @@ class Agent:
                 raise Refused("was told to stop")
             if self.ray is not None and self.ray.poll() is not None:
                 raise Refused(
-                    f"Ray ended with exit code {self.ray.returncode} while it started; see the lines above"
+                    f"Ray ended with exit code {self.ray.returncode} while it started: {self._last_line}"
                 )
             if time.monotonic() > until:
                 return False

@@ -10,28 +10,9 @@ from pathlib import Path
 from momu_dist.config.load import checked, read_yaml
 from momu_dist.core.ranges import Checked
 from momu_dist.errors import ConfigError
+from momu_dist.launch.sbatch import VARIABLES, Options, checked_options
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "cluster"
-
-VARIABLES = {
-    "account": "SBATCH_ACCOUNT",
-    "clusters": "SBATCH_CLUSTERS",
-    "constraint": "SBATCH_CONSTRAINT",
-    "cpus-per-gpu": "SBATCH_CPUS_PER_GPU",
-    "exclusive": "SBATCH_EXCLUSIVE",
-    "gpus-per-node": "SBATCH_GPUS_PER_NODE",
-    "gres": "SBATCH_GRES",
-    "mem": "SBATCH_MEM_PER_NODE",
-    "mem-per-cpu": "SBATCH_MEM_PER_CPU",
-    "mem-per-gpu": "SBATCH_MEM_PER_GPU",
-    "partition": "SBATCH_PARTITION",
-    "qos": "SBATCH_QOS",
-    "reservation": "SBATCH_RESERVATION",
-    "signal": "SBATCH_SIGNAL",
-    "time": "SBATCH_TIMELIMIT",
-    "wckey": "SBATCH_WCKEY",
-}
-"""Options of sbatch that a site may set: those that sbatch also reads from the environment, so that both ways are one."""
 
 SITE = "MOMU_CLUSTER"
 """The variable by which a job knows its site."""
@@ -41,7 +22,7 @@ SITE = "MOMU_CLUSTER"
 class Site(Checked):
     """What a cluster wants of every job. Everything has a default: a site without a file needs none."""
 
-    sbatch: dict[str, str | int] = field(default_factory=dict)
+    sbatch: dict[str, bool | int | str] = field(default_factory=dict)
     """Long options of sbatch, without dashes in front; the keys of VARIABLES."""
     env: dict[str, str] = field(default_factory=dict)
     """Set on every node, such as NCCL_SOCKET_IFNAME."""
@@ -60,24 +41,31 @@ class Site(Checked):
                     f"sbatch.{option} cannot be set for a site; valid: {', '.join(VARIABLES)}. Give it to sbatch or "
                     "`momu submit` on the command line."
                 )
-        for name in self.env:
-            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        checked_options(self.sbatch)
+        for name, value in self.env.items():
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name, re.ASCII):
                 raise ConfigError(f"env.{name} is not the name of a variable.")
+            if not value.isprintable():
+                raise ConfigError(f"env.{name} is {value!r}, expected a text without control characters.")
         if not Path(self.scratch).is_absolute() or len(self.scratch) > 40:
             raise ConfigError(
                 f"scratch is {self.scratch!r}, expected an absolute path of at most 40 characters: the sockets "
                 "of Ray lie in it, and a socket's path may have 107."
             )
 
+    def options(self) -> Options:
+        """Return what this site wants of sbatch."""
+        return checked_options(self.sbatch)
+
     def exports(self, name: str) -> str:
         """Return shell lines that make a plain `sbatch jobs/...` a job of this site, for `eval`."""
-        values = {VARIABLES[option]: str(value) for option, value in self.sbatch.items()} | {SITE: name}
+        values = {VARIABLES[option]: str(value) for option, value in self.options().items()} | {SITE: name}
         return "".join(f"export {variable}={shlex.quote(value)}\n" for variable, value in values.items())
 
 
 def load_site(name: str) -> Site:
     """Return the site `name`, or of the YAML at that path; ConfigError names what there is."""
-    path = Path(name) if name.endswith((".yaml", ".yml")) else CONFIGS / f"{name}.yaml"
+    path = _path(name)
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.yaml"))) or "none"
         raise ConfigError(
@@ -85,3 +73,13 @@ def load_site(name: str) -> Site:
         )
     site: Site = checked(Site, read_yaml(path), str(path), "")
     return site
+
+
+def site_name(name: str) -> str:
+    """Return a name that means the same site wherever a job runs: a path becomes an absolute one."""
+    path = _path(name)
+    return name if path.parent == CONFIGS else str(path.absolute())
+
+
+def _path(name: str) -> Path:
+    return Path(name) if name.endswith((".yaml", ".yml")) else CONFIGS / f"{name}.yaml"

@@ -29,7 +29,8 @@ class Status:
         old: dict[str, Any] = {}
         with suppress(OSError, ValueError):
             old = json.loads(self.path.read_text())
-        before = [*old.pop("before", []), old] if old.get("job") == job else []
+        # A cluster that was set up anew counts its jobs from 1 again.
+        before = [*old.pop("before", []), old] if restart and old.get("job") == job else []
         self.facts = {
             "job": job,
             "name": name,

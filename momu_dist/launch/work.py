@@ -26,6 +26,7 @@ class Work:
     command: tuple[str, ...]
     """The driver; none for a job that only holds a Ray."""
     config: RunConfig | None = None
+    trains: bool = False
     total_steps: int | None = None
     needed: tuple[str, ...] = ()
     """Folders that every node must see."""
@@ -36,7 +37,8 @@ class Work:
 
     @property
     def folder(self) -> RunFolder | None:
-        return None if self.config is None else RunFolder(self.config)
+        """Where a training tells how it fares."""
+        return RunFolder(self.config) if self.trains and self.config is not None else None
 
     @property
     def uses_ray(self) -> bool:
@@ -76,6 +78,7 @@ def make_work(name: str, arguments: Sequence[str], site: Site, temp: str) -> Wor
 def _training(arguments: Sequence[str], site: Site, temp: str) -> Work:
     parser = argparse.ArgumentParser(prog="momu_dist.launch train", allow_abbrev=False)
     parser.add_argument("--config", required=True)
+    parser.add_argument("--only-latents", action="store_true")
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_intermixed_args(arguments)
     overrides = list(options.overrides)
@@ -83,13 +86,23 @@ def _training(arguments: Sequence[str], site: Site, temp: str) -> Work:
     if site.tracking_uri is not None and "tracking.uri" not in given:
         overrides.append(f"tracking.uri={site.tracking_uri}")
     config = load_config(options.config, overrides)
-    command = [sys.executable, "-u", "-m", "momu_dist.train", "--config", options.config, *overrides]
+    only_latents = ("--only-latents",) if options.only_latents else ()
+    command = [
+        sys.executable,
+        "-u",
+        "-m",
+        "momu_dist.train",
+        "--config",
+        options.config,
+        *only_latents,
+        *overrides,
+    ]
     run = RunFolder(config)
     steps = run_size(config).total_steps
-    finished = run.finished()
+    finished = None if options.only_latents else run.finished()
     if finished is not None and finished["steps"] >= steps:
         return Work(
-            (), config, steps, done=f"{config.name} is finished ({finished['steps']} steps): {run.path}"
+            (), config, True, steps, done=f"{config.name} is finished ({finished['steps']} steps): {run.path}"
         )
     data = Manifest.load(config.data.root)
     required_exports(resolved_inputs(config), data)
@@ -103,7 +116,7 @@ def _training(arguments: Sequence[str], site: Site, temp: str) -> Work:
     out = Path(config.out).absolute()
     out.mkdir(parents=True, exist_ok=True)
     needed = (str(Path.cwd()), str(data.root.absolute()), str(out))
-    return Work(tuple(command), config, steps, needed, staged, set_by_user=given)
+    return Work(tuple(command), config, not options.only_latents, steps, needed, staged, set_by_user=given)
 
 
 def _latents(data: Manifest, config: RunConfig) -> Path:

@@ -1,4 +1,4 @@
-"""`python -m momu_dist.train --config FILE [--dry-run] [section.field=value ...]`."""
+"""`python -m momu_dist.train --config FILE [--dry-run | --only-latents] [section.field=value ...]`."""
 
 from __future__ import annotations
 
@@ -16,32 +16,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m momu_dist.train", description="Train one stage of MoMu-Diffusion."
     )
     parser.add_argument("--config", required=True, help="a YAML under configs/, or your own")
-    parser.add_argument("--dry-run", action="store_true", help="print what would be done, and exit")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--dry-run", action="store_true", help="print what would be done, and exit")
+    instead.add_argument(
+        "--only-latents", action="store_true", help="encode the latents a diffusion stage reads, and exit"
+    )
     parser.add_argument(
         "overrides", nargs="*", metavar="section.field=value", help="values that overrule the file's"
     )
     options = parser.parse_intermixed_args(arguments)  # options may stand between overrides
     stopped = "stopped; the same command goes on from the newest checkpoint"
-    return exit_code(lambda: _run(options.config, options.overrides, options.dry_run), stopped)
+    return exit_code(lambda: _run(options), stopped)
 
 
-def _run(path: str, overrides: Sequence[str], dry_run: bool) -> None:
-    config = load_config(path, overrides)
-    if dry_run:
+def _run(options: argparse.Namespace) -> None:
+    config = load_config(options.config, options.overrides)
+    if options.dry_run:
         from momu_dist.train.dry_run import report
         from momu_dist.train.run import resolved_inputs
 
         print(report(resolved_inputs(config)))
-    elif config.train.strategy == "local":
-        from momu_dist.train.run import train
+        return
+    from momu_dist.train.run import encode, train
 
-        print(f"trained: {train(config)}")
-    else:
-        from momu_dist.train.ray_session import ray_session
-        from momu_dist.train.run import train
+    def work() -> None:
+        print(f"latents: {encode(config)}" if options.only_latents else f"trained: {train(config)}")
 
-        with ray_session(config.train.workers, config.train.worker_cpus):
-            print(f"trained: {train(config)}")
+    if config.train.strategy == "local":
+        work()
+        return
+    from momu_dist.train.ray_session import ray_session
+
+    with ray_session(config.train.workers, config.train.worker_cpus):
+        work()
 
 
 if __name__ == "__main__":

@@ -65,6 +65,24 @@ def train(config: RunConfig) -> Path:
     return folder.path
 
 
+def encode(config: RunConfig) -> Path:
+    """Encode the latents that the diffusion stage `config` reads and train nothing; return their folder.
+
+    What is there already is kept, so runs of the same VAEs and data that follow find them.
+    """
+    if STAGES[config.stage].reads != "latents":
+        raise ConfigError(
+            f"stage {config.stage} reads no latents; --only-latents goes with dit_m2a and dit_a2m."
+        )
+    config = _absolute(resolved_inputs(config))
+    data = Manifest.load(config.data.root)
+    exports = required_exports(config, data)
+    local = config.train.strategy == "local"
+    if not local:
+        config = _with_ray_device(config)
+    return open_run_latents(config, data, exports, in_process if local else _ray_units(config)).root
+
+
 def _train(
     config: RunConfig,
     folder: RunFolder,

@@ -119,6 +119,7 @@ class _Log:
         self.folder = folder
         self.tracker = tracker
         self._before = Relogged([], {})
+        self._first: int | None = None
 
     def resumed(self, step: int) -> None:
         """Forget what was logged after `step`: it will come again."""
@@ -126,8 +127,14 @@ class _Log:
         # A process that was killed may not have sent the last of them; what is sent twice counts once.
         for entry in self._before.kept[-SENT_AGAIN:]:
             self.tracker.metrics(entry["step"], without_time(entry), entry["time"])
+        self._first = step + 1
         begins = f"goes on at step {step}" if step else "begins"
         self.folder.tell(f"{begins} with {world_size()} {'worker' if world_size() == 1 else 'workers'}")
+
+    def done(self, step: int) -> None:
+        """Tell of the first step that is done, which ends a start."""
+        if step == self._first:
+            self.folder.tell(f"step {step} is done, the first of this start")
 
     def __call__(self, step: int, metrics: dict[str, float]) -> None:
         when = self._before.time_of(step, metrics)
@@ -174,13 +181,8 @@ def _train(
         for path in paths:
             tracker.artifact(path, f"samples/step-{step:09d}")
 
-    started = False
-
     def wish(done: int) -> Wish:
-        nonlocal started
-        if rank() == 0 and not started:
-            folder.tell(f"step {done} is done, the first of this start")
-        started = True
+        log.done(done)
         drained = host.drained(done)  # asked on every rank, or on none
         if rank() == 0 and drained:
             folder.tell(f"a machine will be taken away: saving after step {done}")

@@ -89,7 +89,9 @@ def submit(lab: Lab, field: Field, tmp_path: Path) -> Callable[..., Submitted]:
             *field.overrides("dit_a2m", "ddp", name, *given), *extra,
             cwd=ROOT, env={"OMP_NUM_THREADS": "1", **(env or {})},
         )  # fmt: skip
-        return Submitted(lab, number, field.root / "runs" / name, config, tmp_path / f"momu-dit-{number}.out")
+        return Submitted(
+            lab, number, field.root / "runs" / name, config, tmp_path / f"train_dit-{number}.out"
+        )
 
     return submitted
 

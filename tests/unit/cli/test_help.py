@@ -8,7 +8,9 @@ import dataclasses
 import pytest
 
 from momu_dist.cli import _parser, main
+from momu_dist.cli.submit import parser as submit_parser
 from momu_dist.config.schema import RunConfig
+from momu_dist.core.catalog import STAGES
 from momu_dist.data.prepare import PrepareOptions
 from momu_dist.data.sources import CATALOG
 
@@ -21,7 +23,7 @@ def parsers(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
 def test_every_option_has_a_help_text() -> None:
     silent = [
         f"{parser.prog} {action.dest}"
-        for parser in parsers(_parser())
+        for parser in [*parsers(_parser()), submit_parser()]
         for action in parser._actions
         if not action.help and not isinstance(action, argparse._SubParsersAction)
     ]
@@ -49,6 +51,12 @@ def test_train_shows_itself_and_its_keys(capsys: pytest.CaptureFixture[str]) -> 
     for field in dataclasses.fields(RunConfig):
         assert f"\n  {field.name}" in text or f"\n  {field.name}." in text
     assert "train.micro_batch (null)" in text and "model.hidden_size" in text
+
+
+def test_submit_lists_what_can_be_submitted(capsys: pytest.CaptureFixture[str]) -> None:
+    text = shown(capsys, "submit", "--help")
+    assert text.startswith("usage: momu submit ")
+    assert all(name in text for name in (*STAGES, "chain", "evaluate", "hold"))
 
 
 def test_generate_explains_each_task(capsys: pytest.CaptureFixture[str]) -> None:

@@ -86,7 +86,9 @@ def played(tmp_path: Path) -> Iterator[Play]:
 
     yield play
     for agent in made:
-        agent.process.kill()
+        if not agent.stdin().closed:
+            agent.stdin().close()
+        agent.process.wait(15)
 
 
 def sleepers() -> list[str]:

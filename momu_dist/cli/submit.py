@@ -1,0 +1,186 @@
+"""`momu submit`: a stage, a chain or a sweep as jobs of SLURM."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from momu_dist.errors import ConfigError, MomuError, exit_code
+
+if TYPE_CHECKING:
+    from momu_dist.launch.plan import Job
+    from momu_dist.launch.sbatch import Options
+    from momu_dist.launch.sites import Site
+    from momu_dist.launch.slurm import Submitted
+
+EXAMPLES = """\
+what to submit:
+  music_vae, motion_vae, dit_m2a, dit_a2m, vocoder   one stage
+  chain      music_vae, then motion_vae, then the latents once, then both dit_m2a and dit_a2m
+  evaluate   momu evaluate on one node; its options as key=value
+  hold       only a Ray cluster, for momu ray-job
+examples:
+  momu submit --cluster mine chain --config configs/dance_with_melody --nodes 2
+  momu submit --cluster mine dit_a2m --sweep optim.lr=1e-4,2e-4 --sweep seed=0,1 train.epochs=50
+  momu submit --cluster mine evaluate checkpoint=runs/dit_a2m data=data/prepared --sweep guidance=1,2,4
+"""
+
+
+def run_submit(arguments: Sequence[str]) -> int:
+    """Run the command; return the exit code."""
+    options = parser().parse_intermixed_args(arguments)  # options may stand between overrides
+    return exit_code(lambda: _run(options), "stopped; what was submitted is printed above")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return its parser, which is its own: options and overrides may stand in any order."""
+    parser = argparse.ArgumentParser(
+        prog="momu submit",
+        description="Submit training to SLURM: checks the config, then writes and submits the jobs.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=EXAMPLES,
+    )
+    parser.add_argument("what", help="a stage, chain, evaluate or hold, listed below")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="section.field=value",
+        help="values that overrule the file's, as YAML (of evaluate: its options)",
+    )
+    parser.add_argument(
+        "--cluster", help="a site under configs/cluster, or the path of such a YAML (MOMU_CLUSTER, else none)"
+    )
+    parser.add_argument(
+        "--config",
+        help="a YAML, or a folder with one for each stage (configs/paper/aistpp; vocoder: configs/vocoder/full.yaml)",
+    )
+    parser.add_argument("--nodes", type=int, default=1, help="nodes of each job (1)")
+    parser.add_argument(
+        "--sbatch", action="append", default=[], metavar="KEY=VALUE",
+        help="a long option of sbatch for each job, such as time=2:00:00; may be repeated, overrules the site",
+    )  # fmt: skip
+    parser.add_argument(
+        "--after", action="append", default=[], metavar="JOB",
+        help="start once this job has succeeded; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--sweep", action="append", default=[], metavar="KEY=V1,V2",
+        help="one run for each value, as one job array; repeated, one for each combination",
+    )  # fmt: skip
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print what sbatch would get, and submit nothing"
+    )
+    return parser
+
+
+def _run(options: argparse.Namespace) -> None:
+    from momu_dist.launch.sbatch import options_of_command_line
+    from momu_dist.launch.sites import SITE, Site, load_site, site_name
+    from momu_dist.launch.slurm import ignored_variables, job_options, render, submit
+
+    cluster = options.cluster or os.environ.get(SITE)
+    site, name = (load_site(cluster), site_name(cluster)) if cluster else (Site(), None)
+    if options.nodes < 1:
+        raise ConfigError(f"--nodes is {options.nodes}, expected at least 1.")
+    for job_id in options.after:
+        if not re.fullmatch(r"\d+(_\d+)?", job_id, re.ASCII):
+            raise ConfigError(f"--after is {job_id!r}, expected the number of a job, such as 1234.")
+    wanted: list[Options] = [
+        site.options(),
+        {"nodes": str(options.nodes)},
+        options_of_command_line(options.sbatch),
+    ]
+    jobs = _plan(options)
+
+    for variable in ignored_variables():
+        print(
+            f"note: {variable} of this shell is not used; momu submit asks for what the site and --sbatch say."
+        )
+    if _share_a_file(jobs, site):
+        print(
+            "note: runs that train beside each other write to one sqlite file, which shared disks may lock: set tracking_uri "
+            "of the site to an MLflow server, or tracking.uri=none."
+        )
+    numbers: dict[str, str] = {}  # of the jobs so far; in a dry run their names
+    for job in jobs:
+        after = [numbers[first] for first in job.after] or options.after
+        asked = job_options(job, wanted, after)
+        if options.dry_run:
+            numbers[job.name] = f"<{job.name}>"
+            print(render(job, asked, name))
+            _print_commands(job)
+            continue
+        try:
+            done = submit(job, asked, name, after)
+        except MomuError as error:
+            kept = f" (submitted before it: {', '.join(numbers.values())})" if numbers else ""
+            raise MomuError(f"{error}{kept}") from error
+        numbers[job.name] = done.job_id
+        _print_submitted(done)
+    if not options.dry_run:
+        print("momu status says how they fare, momu logs JOB shows a log.")
+
+
+def _plan(options: argparse.Namespace) -> list[Job]:
+    from momu_dist.core.catalog import STAGES
+    from momu_dist.launch.plan import parse_sweep, plan_chain, plan_evaluation, plan_hold, plan_stage
+
+    sweeps = [parse_sweep(text) for text in options.sweep]
+    what, overrides = options.what, options.overrides
+    if what in STAGES:
+        return plan_stage(what, options.config, overrides, sweeps)
+    if what == "evaluate" and options.config is None:
+        jobs = plan_evaluation(overrides, sweeps)
+        _check_evaluation(jobs)
+        return jobs
+    if what not in ("chain", "evaluate", "hold"):
+        raise ConfigError(f"cannot submit {what!r}; valid: {', '.join(STAGES)}, chain, evaluate, hold.")
+    if sweeps:
+        raise ConfigError(f"--sweep goes with one stage or with evaluate, not with {what}.")
+    if what == "chain":
+        return plan_chain(options.config, overrides)
+    if options.config is not None or overrides:
+        raise ConfigError(f"{what} reads no config; leave --config and section.field=value out.")
+    return plan_hold()
+
+
+def _check_evaluation(jobs: Sequence[Job]) -> None:
+    """Let momu evaluate's own parser read what it will be given; it ends the program as it would there."""
+    from momu_dist.cli.evaluate import add_evaluate
+
+    reader = argparse.ArgumentParser(prog="momu")
+    add_evaluate(reader.add_subparsers())
+    for job in jobs:
+        for element in job.elements:
+            reader.parse_args(element.arguments[1:])
+
+
+def _share_a_file(jobs: Sequence[Job], site: Site) -> bool:
+    beside = any(job.local_tracking and len(job.elements) > 1 for job in jobs) or (
+        len({job.after for job in jobs if job.local_tracking}) < sum(job.local_tracking for job in jobs)
+    )
+    return beside and site.tracking_uri is None
+
+
+def _print_commands(job: Job) -> None:
+    for number, element in enumerate(job.elements):
+        which = f"element {number}" if len(job.elements) > 1 else "it"
+        print(f"# {which} becomes: python -m {shlex.join(element.arguments)}")
+    print()
+
+
+def _print_submitted(done: Submitted) -> None:
+    after = f", after {', '.join(done.after)}" if done.after else ""
+    log = f"slurm-{done.job.name}-{done.job_id}.out"
+    if len(done.elements) == 1:
+        print(f"{done.job_id}  {done.job.name}{after}; log {log}")
+        return
+    print(
+        f"{done.job_id}  array of {len(done.elements)}{after}; logs slurm-{done.job.name}-<number of each>.out"
+    )
+    for job_id, element in zip(done.elements, done.job.elements, strict=True):
+        print(f"  {job_id}  {element.name}")

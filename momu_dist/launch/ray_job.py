@@ -1,0 +1,105 @@
+"""A program handed to the Ray of a running job, from a login node: what is uploaded, and the command that does it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from momu_dist.errors import ConfigError, DataError
+from momu_dist.launch.jobs import JOBS, read_facts
+
+EXCLUDED = (".git", ".venv", "runs", "data", ".cache", "weights")
+"""Folders of the checkout that are never uploaded: large, and named by absolute paths where they are needed."""
+_ANYWHERE = ("__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache")
+
+LIMIT = 100 * 1024**2
+"""Bytes that Ray's dashboard takes at once; more, and it breaks off without saying why."""
+
+
+@dataclass(frozen=True)
+class RayOfJob:
+    """How the Ray of a running job is reached, from `ray.json` in the job's folder."""
+
+    job: str
+    head: str
+    dashboard: str
+    token_file: str
+
+
+def ray_of_job(job: str) -> RayOfJob:
+    """Return where the Ray of `job` is; DataError if the job has ended or has none yet."""
+    path = JOBS / job / "ray.json"
+    facts = read_facts(job)
+    if facts.get("ended"):
+        raise DataError(f"job {job} has ended ({facts['ended']['why']}); its Ray went with it.")
+    try:
+        tree = json.loads(path.read_text())
+        return RayOfJob(job, tree["head"], tree["dashboard"], tree["token_file"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"no Ray at {path.absolute()} (phase: {facts.get('phase') or 'none'}): the job has not brought it up yet, or was "
+            "submitted from another folder."
+        ) from error
+
+
+def upload_sizes(root: Path) -> Counter[str]:
+    """Return the bytes of what would be uploaded of `root`, by its entries; links are followed, as Ray does."""
+    sizes: Counter[str] = Counter()
+    for folder, below, files in os.walk(root, followlinks=True):
+        relative = Path(folder).relative_to(root)
+        top = relative.parts[:1]
+        below[:] = [name for name in below if name not in _ANYWHERE and (top or name not in EXCLUDED)]
+        for name in files:
+            path = relative / name
+            if not (Path(folder) / name).is_file() or (not top and name in EXCLUDED):
+                continue
+            # Ray zips without compressing; each file's name is in it twice, beside about a hundred bytes.
+            size = (Path(folder) / name).stat().st_size + 2 * len(os.fsencode(path)) + 100
+            sizes[top[0] if top else name] += size
+    return sizes
+
+
+def check_upload(root: Path) -> None:
+    """ConfigError, with the largest entries, if Ray would not take `root`."""
+    sizes = upload_sizes(root)
+    total = sum(sizes.values())
+    if total >= LIMIT:
+        largest = ", ".join(f"{name} ({size / 1024**2:.1f} MiB)" for name, size in sizes.most_common(5))
+        raise ConfigError(
+            f"{root} would upload {total / 1024**2:.1f} MiB, Ray takes less than {LIMIT // 1024**2}; largest: {largest}. Move "
+            "them out of the checkout or into runs/ or data/, or give --no-upload where the nodes see this folder too."
+        )
+
+
+def ray_job_command(ray: RayOfJob, command: Sequence[str], root: Path, upload: bool) -> list[str]:
+    """Return the words that hand `command` to the Ray of a job, by way of a step on its head node."""
+    # On a node `python` may be another one, without our packages.
+    words = [sys.executable if command[0] in ("python", "python3") else command[0], *command[1:]]
+    # Ray's dashboard listens on the head node alone, so its own command line is run there, in what is left over.
+    there = ["srun", f"--jobid={ray.job}", "--overlap", "-N1", "-n1", "-w", ray.head]
+    submit = [str(Path(sys.executable).with_name("ray")), "job", "submit", "--address", ray.dashboard]
+    if upload:
+        excludes = [*(f"/{name}" for name in EXCLUDED), *_ANYWHERE]
+        submit += ["--working-dir", str(root), "--runtime-env-json", json.dumps({"excludes": excludes})]
+    else:
+        words = ["env", f"--chdir={root}", *words]
+    return [*there, *submit, "--", *words]
+
+
+def ray_job_env(ray: RayOfJob) -> dict[str, str]:
+    """Return the variables that this needs besides those of the shell."""
+    return {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": ray.token_file,
+        "RAY_ADDRESS": ray.dashboard,
+        # What is left out is said once, in the command: what was measured is what is sent.
+        "RAY_RUNTIME_ENV_IGNORE_GITIGNORE": "1",
+        # Login nodes often name a proxy, which knows nothing of a node's own address.
+        "NO_PROXY": "127.0.0.1,localhost",
+        "no_proxy": "127.0.0.1,localhost",
+    }

@@ -1,0 +1,121 @@
+"""Jobs written and submitted by submitit; this is the only file that knows it.
+
+submitit pickles `become` and a list of words, writes the script that sbatch gets, and calls sbatch. What it starts in the
+job is replaced at once by the launcher, so that signals, saving and requeueing are the launcher's, as in jobs/*.sh.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import submitit
+from submitit.core.utils import FailedJobError, FailedSubmissionError
+from submitit.slurm.slurm import _make_sbatch_string
+
+from momu_dist.errors import ConfigError, MomuError
+from momu_dist.launch.become import become
+from momu_dist.launch.plan import Job
+from momu_dist.launch.sbatch import JOB, Options
+from momu_dist.launch.sites import SITE
+
+FOLDER = Path("runs/slurm/submitted")
+"""Scripts and pickled words of submitted jobs, in the folder that is submitted from."""
+
+# `exec`: the batch script becomes the launcher, which therefore gets the signals that are for the batch script alone.
+_PYTHON = f"exec {shlex.quote(sys.executable)}"
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A job that SLURM has taken: its number, and those of its elements."""
+
+    job: Job
+    job_id: str
+    elements: tuple[str, ...]
+    after: tuple[str, ...]
+
+
+def job_options(job: Job, wanted: Sequence[Options], after: Sequence[str] = ()) -> Options:
+    """Return all options of one job: the project's, then those wanted, the last one winning; `after` are job numbers."""
+    options = dict(JOB)
+    for more in wanted:
+        options.update(more)
+    if not job.saves:
+        options.pop("signal")  # submitit's own then stands there, which is for steps, and there are none
+    if after:
+        options |= {"dependency": f"afterok:{':'.join(after)}", "kill-on-invalid-dep": "yes"}
+    return options
+
+
+def render(job: Job, options: Options, site: str | None) -> str:
+    """Return the text that sbatch gets."""
+    _check_folder()
+    command = f"{_PYTHON} -u -m submitit.core._submit {shlex.quote(str(FOLDER.absolute()))}"
+    array = {"map_count": len(job.elements)} if len(job.elements) > 1 else {}
+    text: str = _make_sbatch_string(command, FOLDER.absolute(), **_parameters(job, options, site), **array)
+    return text
+
+
+def submit(job: Job, options: Options, site: str | None, after: Sequence[str] = ()) -> Submitted:
+    """Submit one job and return its number; MomuError if sbatch is missing or refuses it."""
+    _check_folder()
+    try:
+        executor = submitit.SlurmExecutor(FOLDER, python=_PYTHON)
+    except RuntimeError as error:
+        raise MomuError(
+            "no SLURM here: srun is not found; submit on a login node of the cluster, or look with --dry-run."
+        ) from error
+    executor.update_parameters(**_parameters(job, options, site))
+    try:
+        with _without_sbatch_variables():
+            taken = executor.map_array(become, [list(element.arguments) for element in job.elements])
+    except (FailedJobError, FailedSubmissionError) as error:
+        raise MomuError(f"sbatch refused the job {job.name}: {' '.join(str(error).split())}") from error
+    ids = tuple(str(each.job_id) for each in taken)
+    return Submitted(job, ids[0].partition("_")[0], ids, tuple(after))
+
+
+def ignored_variables(env: Mapping[str, str] = os.environ) -> list[str]:
+    """Return the variables by which this shell would overrule what a submitted job asks for."""
+    return sorted(name for name in env if name.startswith("SBATCH_"))
+
+
+def _parameters(job: Job, options: Options, site: str | None) -> dict[str, Any]:
+    # sbatch takes a backslash for a sign that quotes the next one, also inside quotes.
+    escaped = {
+        option: value.replace("\\", "\\\\") if isinstance(value, str) else value
+        for option, value in options.items()
+    }
+    return {
+        "job_name": job.name,
+        "additional_parameters": escaped,
+        "setup": [f"export {SITE}={shlex.quote(site)}"] if site else None,
+        "use_srun": False,  # the launcher starts its own steps
+        "stderr_to_stdout": True,
+        "wckey": None,  # submitit's own would need to be known to the cluster's accounting
+    }
+
+
+def _check_folder() -> None:
+    found = [sign for sign in "%\\" if sign in str(FOLDER.absolute())]
+    if found:
+        raise ConfigError(
+            f"{Path.cwd()} holds a {found[0]}, which SLURM replaces in names of logs; submit from another folder."
+        )
+
+
+@contextmanager
+def _without_sbatch_variables() -> Iterator[None]:
+    """They would win over the script, so a site that was exported to this shell would mix with the one asked for."""
+    taken = {name: os.environ.pop(name) for name in ignored_variables()}
+    try:
+        yield
+    finally:
+        os.environ.update(taken)

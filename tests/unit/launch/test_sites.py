@@ -1,0 +1,124 @@
+"""A site says the same to a plain sbatch and to momu submit, whatever signs its values hold."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from momu_dist.cli import main
+from momu_dist.errors import ConfigError
+from momu_dist.launch.plan import plan_hold
+from momu_dist.launch.sbatch import VARIABLES
+from momu_dist.launch.sites import SITE, load_site, site_name
+from momu_dist.launch.slurm import job_options, render
+
+HOSTILE = [
+    "a b",
+    "it's",
+    'say "x"',
+    "x; touch /tmp/no",
+    "$(id)",
+    "`id`",
+    "a\\b",
+    "a#b",
+    "#",
+    "%x",
+    "~",
+    "-k",
+    "!!",
+    "é*",
+]
+
+
+def site_of(folder: Path, **tree: Any) -> str:
+    path = folder / "a site's.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return str(path)
+
+
+def exported(text: str) -> dict[str, str]:
+    """Return the variables that a clean bash has after `eval` of the text."""
+    command = ["env", "-i", "/bin/bash", "-c", 'eval "$1"; exec /usr/bin/env -0', "bash", text]
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    pairs = (entry.split("=", 1) for entry in out.split("\0") if entry)
+    return {name: value for name, value in pairs if name.startswith(("SBATCH_", "MOMU_"))}
+
+
+@pytest.mark.parametrize(
+    "sbatch",
+    [
+        *({"partition": text, "account": text, "constraint": text} for text in HOSTILE),
+        {option: "a" for option in VARIABLES if option not in ("signal", "time")},
+        {"exclusive": True, "mem": 0, "gpus-per-node": 4, "time": "24:00:00", "signal": "B:USR2@300"},
+        {"exclusive": False, "account": "x"},
+        {"exclusive": "user", "gpus-per-node": "a100:4"},
+        {},
+    ],
+    ids=str,
+)
+def test_both_ways_to_submit_ask_the_same(
+    tmp_path: Path,
+    sbatch: dict[str, Any],
+    sbatch_reads: Callable[[str], dict[str, Any]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    name = site_of(tmp_path, sbatch=sbatch)
+    assert main(["cluster-env", name]) == 0
+    variables = exported(capsys.readouterr().out)
+    assert variables.pop(SITE) == str(Path(name).absolute())
+    back = {variable: option for option, variable in VARIABLES.items()}
+    by_environment = {back[variable]: value for variable, value in variables.items()}
+
+    site, plain = load_site(name), plan_hold()[0]
+    ours = sbatch_reads(render(plain, job_options(plain, []), None))
+    by_script = sbatch_reads(render(plain, job_options(plain, [site.options()]), None))
+    assert by_script == {**ours, **by_environment}
+    wanted = {option: str(value) for option, value in sbatch.items() if value is not False}
+    assert by_environment == {
+        **wanted,
+        **({"exclusive": "exclusive"} if sbatch.get("exclusive") is True else {}),
+    }
+
+
+def test_the_site_that_ships_loads_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cluster-env", "example"]) == 0
+    assert "export MOMU_CLUSTER=example\n" in capsys.readouterr().out
+    assert site_name("example") == "example" and load_site("example").sbatch["partition"] == "gpu"
+    # A job may run where a relative path means another file.
+    assert site_name("mine/site.yaml") == str(Path.cwd() / "mine" / "site.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("sbatch: {time: 24:00:00}", "expected a text in quotes"),
+        ("sbatch: {time: 90}", "for minutes"),
+        ('sbatch: {partition: "a\\nb"}', "control characters"),
+        ('sbatch: {partition: ""}', "not empty"),
+        ("sbatch: {partition: true}", "sbatch.partition is true, expected a value"),
+        ("sbatch: {partition: null}", "sbatch.partition"),
+        ("sbatch: {nodes: 2}", "cannot be set for a site"),
+        ("sbatch: {signal: USR1@60}", "expected B:USR2@SECONDS"),
+        ('env: {NCCL_DEBUG: "a\\tb"}', "env.NCCL_DEBUG"),
+        ('env: {"A B": x}', "is not the name of a variable"),
+        ('env: {"ÄB": x}', "is not the name of a variable"),
+        ("scratch: tmp", "expected an absolute path"),
+        ("sbtch: {}", "unknown key sbtch"),
+    ],
+)
+def test_a_mistake_in_a_site_is_one_sentence(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "site.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"site\.yaml") as error:
+        load_site(str(path))
+    assert said in str(error.value)
+
+
+def test_an_unknown_site_names_those_that_are_there() -> None:
+    with pytest.raises(ConfigError, match="there are: .*example"):
+        load_site("nowhere")

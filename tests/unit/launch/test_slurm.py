@@ -1,0 +1,240 @@
+"""What submitit writes for us, what sbatch gets, and what becomes of it in a job. sbatch here is a script that takes notes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from momu_dist.cli import main
+from momu_dist.errors import ConfigError, MomuError
+from momu_dist.launch.plan import Element, Job, plan_hold
+from momu_dist.launch.slurm import job_options, render, submit
+
+REPOSITORY = Path(__file__).parents[3]
+GOLDEN = Path(__file__).parent / "golden"
+NASTY = """a b'c"d;$(touch no)`touch no`&|<>*?#\\e"""
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a name that no shell takes as it is, to submit from, with the demo's configs and a site in it."""
+    folder = tmp_path / "a b'c; $(touch no)"
+    for path in (REPOSITORY / "configs" / "demo").glob("*.yaml"):
+        target = folder / "my configs" / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(path.read_text())
+    site = {"partition": NASTY, "account": "it's", "gpus-per-node": 2, "exclusive": True, "time": "1-0"}
+    (folder / "site.yaml").write_text(json.dumps({"sbatch": site}))
+    monkeypatch.chdir(folder)
+    for name in [name for name in os.environ if name.startswith(("SBATCH_", "MOMU_CLUSTER"))]:
+        monkeypatch.delenv(name)
+    return folder
+
+
+@pytest.fixture
+def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Programs srun and sbatch; each script that sbatch is given, and what it saw, lies in this folder by its number."""
+    folder = tmp_path / "slurm"
+    folder.mkdir()
+    # Numbers go up by ten.
+    (folder / "sbatch").write_text(
+        f"""#!/bin/bash
+cd {shlex.quote(str(folder))} || exit 1
+[[ ! -e refuse ]] || {{ echo "sbatch: error: invalid partition" >&2; exit 1; }}
+number=$(( ($(ls ./*.script 2>/dev/null | wc -l) + 1) * 10 ))
+cp -- "$OLDPWD/$1" $number.script 2>/dev/null || cp -- "$1" $number.script
+env | grep ^SBATCH_ > $number.env
+echo "Submitted batch job $number"
+"""
+    )
+    (folder / "srun").write_text("#!/bin/sh\nexit 1\n")
+    for name in ("sbatch", "srun"):
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return folder
+
+
+def golden(name: str, checkout: Path) -> str:
+    """Return a golden text with the paths of this machine, quoted as a shell wants them, in place of their names."""
+    text = (GOLDEN / f"{name}.txt").read_text()
+    text = text.replace("{python}", shlex.quote(sys.executable))
+    text = text.replace("{site}", shlex.quote(str(checkout / "site.yaml")))
+    return text.replace("{submitted}", shlex.quote(str(checkout / "runs" / "slurm" / "submitted")))
+
+
+COMMANDS = {
+    "stage": ["dit_a2m", "--config", "my configs/dit_a2m.yaml", "--nodes", "2", "name=two_nodes"],
+    "hostile": [
+        "--cluster", "site.yaml", "--sbatch", f"comment={NASTY}", "dit_a2m", "--config", "my configs",
+        f"out={json.dumps(NASTY)}", "--sbatch", "time=2:00:00", "--after", "7", "--after", "8_1",
+        "--sweep", "data.latents=" + json.dumps(NASTY) + ",b",
+    ],
+    "chain": ["chain", "--config", "my configs", "--after", "5"],
+    "evaluate": ["evaluate", "checkpoint=runs/a b", "data=d", "--sweep", "guidance=1,2.5"],
+    "hold": ["hold", "--cluster", "example"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_dry_run_prints_what_sbatch_would_get(
+    name: str, checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["submit", "--dry-run", *COMMANDS[name]]) == 0
+    assert capsys.readouterr().out == golden(name, checkout)
+    assert not (checkout / "runs").exists()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_what_is_submitted_is_what_a_dry_run_shows(
+    name: str,
+    checkout: Path,
+    slurm: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SBATCH_PARTITION", "of another site")
+    assert main(["submit", *COMMANDS[name]]) == 0
+    said = capsys.readouterr().out
+    assert "note: SBATCH_PARTITION of this shell is not used" in said
+    expected = golden(name, checkout)
+    numbers = [int(path.stem) for path in slurm.glob("*.script")]
+    for number, job in zip(sorted(numbers), ("music_vae", "motion_vae", "latents"), strict=False):
+        expected = expected.replace(f"'afterok:<{job}>'", f"afterok:{number}")
+    for number in numbers:
+        assert (slurm / f"{number}.script").read_text() in expected
+        assert (slurm / f"{number}.env").read_text() == ""
+        assert f"{number}  " in said
+    assert os.environ["SBATCH_PARTITION"] == "of another site"
+    assert len(numbers) == expected.count("#!/bin/bash")
+
+
+def test_a_chain_says_what_follows_what(
+    checkout: Path, slurm: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["submit", *COMMANDS["chain"]]) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("note")]
+    assert said == [
+        "10  music_vae, after 5; log slurm-music_vae-10.out",
+        "20  motion_vae, after 10; log slurm-motion_vae-20.out",
+        "30  latents, after 20; log slurm-latents-30.out",
+        "40  dit_m2a, after 30; log slurm-dit_m2a-40.out",
+        "50  dit_a2m, after 30; log slurm-dit_a2m-50.out",
+        "momu status says how they fare, momu logs JOB shows a log.",
+    ]
+
+
+# Stands for momu_dist.launch: says what it was called with, and which process it is.
+SHOWN = """import json, os, signal, sys
+print(json.dumps({
+    "arguments": sys.argv[1:], "process": os.getpid(), "site": os.environ.get("MOMU_CLUSTER"), "folder": os.getcwd(),
+    "default": all(signal.getsignal(n) == signal.SIG_DFL for n in (signal.SIGUSR2, signal.SIGTERM, signal.SIGCONT)),
+}))
+"""
+
+
+def run_script(script: Path, folder: Path, **variables: str) -> tuple[int, dict[str, Any]]:
+    """Run a submitted script as SLURM would, from a copy; return the number of its process and what SHOWN says."""
+    env = {**os.environ, **variables, "PYTHONPATH": str(REPOSITORY)}
+    with subprocess.Popen(
+        ["/bin/bash", str(script)], cwd=folder, env=env, stdout=subprocess.PIPE, text=True
+    ) as process:
+        out, _ = process.communicate()
+    assert process.returncode == 0, out
+    return process.pid, json.loads(out.splitlines()[-1])
+
+
+def test_the_batch_script_becomes_the_program_with_its_words_untouched(checkout: Path, slurm: Path) -> None:
+    """The signal of --signal=B: goes to the batch script alone, so it must be this very process."""
+    (checkout / "shown.py").write_text(SHOWN)
+    words = ("--config", NASTY, f"out={NASTY}", "line\nbreak", "", "-x")
+    job = Job("one", (Element("one", ("shown", *words)),))
+    done = submit(job, job_options(job, []), NASTY)
+    assert (done.job_id, done.elements) == ("10", ("10",))
+    for restart in ({}, {"SLURM_RESTART_COUNT": "1"}):  # a requeued job runs the same script again
+        pid, shown = run_script(slurm / "10.script", checkout, SLURM_JOB_ID="10", **restart)
+        assert shown == {
+            "arguments": list(words),
+            "process": pid,
+            "site": NASTY,
+            "folder": str(checkout),
+            "default": True,
+        }
+    assert not list(checkout.rglob("no"))
+
+
+def test_each_element_of_an_array_gets_its_own_words(checkout: Path, slurm: Path) -> None:
+    (checkout / "shown.py").write_text(SHOWN)
+    job = Job("many", tuple(Element(f"run-{n}", ("shown", f"name=run-{n}")) for n in range(2)))
+    done = submit(job, job_options(job, []), None)
+    assert (done.job_id, done.elements) == ("10", ("10_0", "10_1"))
+    variables = {"SLURM_JOB_ID": "12", "SLURM_ARRAY_JOB_ID": "10", "SLURM_ARRAY_TASK_ID": "1"}
+    pid, shown = run_script(slurm / "10.script", checkout, **variables)
+    assert (shown["arguments"], shown["process"], shown["site"]) == (["name=run-1"], pid, None)
+
+
+def test_a_job_that_is_refused_says_what_was_submitted_before_it(
+    checkout: Path, slurm: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = (slurm / "sbatch").read_text()
+    (slurm / "sbatch").write_text(script.replace('echo "Submitted', 'touch refuse; echo "Submitted'))
+    assert main(["submit", *COMMANDS["chain"]]) == 2
+    said = capsys.readouterr().err
+    assert (
+        "sbatch refused the job motion_vae: sbatch: error: invalid partition (submitted before it: 10)"
+        in said
+    )
+
+
+def test_without_slurm_nothing_is_written(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(checkout))
+    job = plan_hold()[0]
+    with pytest.raises(MomuError, match="no SLURM here"):
+        submit(job, job_options(job, []), None)
+    assert not (checkout / "runs").exists()
+
+
+def test_a_folder_whose_name_slurm_would_change(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (checkout / "100%j").mkdir()
+    monkeypatch.chdir(checkout / "100%j")
+    with pytest.raises(ConfigError, match="holds a %"):
+        render(plan_hold()[0], {}, None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nothing"], "cannot submit 'nothing'; valid: music_vae"),
+        (["dit_a2m", "train.workers=x"], "train.workers is 'x'"),
+        (["dit_a2m", 'name="a;b"'], "name is 'a;b'"),
+        (["dit_a2m", 'name="a\\nb"'], "name is"),
+        (["dit_a2m", "--after", "7;id"], "--after is '7;id'"),
+        (["dit_a2m", "--nodes", "0"], "--nodes is 0"),
+        (["dit_a2m", "--sbatch", "comment=a\nb"], "control characters"),
+        (["dit_a2m", "--cluster", "nowhere"], "no site at"),
+        (["chain", "--sweep", "seed=1,2"], "--sweep goes with one stage"),
+        (["hold", "seed=1"], "hold reads no config"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_submits_nothing(
+    arguments: list[str], said: str, checkout: Path, slurm: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = [] if arguments[0] in ("hold", "nothing") else ["--config", "my configs"]
+    assert main(["submit", *config, *arguments]) == 2
+    assert said in capsys.readouterr().err
+    assert not list(slurm.glob("*.script"))
+
+
+def test_an_evaluation_is_read_by_its_own_parser_first(
+    checkout: Path, slurm: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["submit", "evaluate", "checkpoint=x", "data=d", "guidance=high"])
+    assert stop.value.code == 2 and "invalid float value: 'high'" in capsys.readouterr().err
+    assert not list(slurm.glob("*.script"))
