@@ -63,7 +63,7 @@ def all_checks(options: argparse.Namespace) -> list[Check]:
     checks: list[Check] = [
         ("versions", lambda: here.check_versions(here.installed(), here.LOCK.read_text())),
         ("loading", here.check_loading),
-        ("gpus", lambda: gpu.check_gpus(gpu.see_gpus(), gpus_given(env), gpu.gpus_wanted(site.sbatch))),
+        ("gpus", lambda: gpu.check_gpus(gpu.see_gpus(), gpus_given(env), gpu.gpus_wanted(site.options()))),
         ("interfaces", lambda: here.check_interfaces(env, [name for _, name in socket.if_nameindex()])),
         ("address", lambda: here.check_address(env, options.nodes, here.own_address())),
         ("compiler", lambda: here.check_compiler(*here.compiler_here())),

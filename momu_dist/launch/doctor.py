@@ -70,8 +70,8 @@ def where(site: Site | None, nodes: int | None, env: Mapping[str, str]) -> Where
         return Where(prefix, names, len(names), note=f"the nodes of job {env['SLURM_JOB_ID']}")
     if site is not None and srun:
         options = [
-            f"--{option}" + (f"={value}" if value != "" else "")
-            for option, value in site.sbatch.items()
+            f"--{option}" + ("" if value is True else f"={value}")
+            for option, value in site.options().items()
             if option not in _NOT_FOR_SRUN
         ]
         count = nodes or 1

@@ -43,7 +43,7 @@ def see_gpus() -> Gpus:
     return Gpus(cuda, torch.cuda.device_count(), listed, nccl, fault)
 
 
-def gpus_wanted(options: Mapping[str, str | int]) -> int:
+def gpus_wanted(options: Mapping[str, str | bool]) -> int:
     """Return how many GPUs a site asks for on a node; `options` are those of sbatch, such as gres: gpu:a100:4."""
     text = str(options.get("gpus-per-node", ""))
     if not text and "gpu" in str(options.get("gres", "")):

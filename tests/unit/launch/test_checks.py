@@ -71,7 +71,7 @@ def test_this_machine_can_be_asked_for_gpus() -> None:
     ("options", "count"),
     [
         ({}, 0),
-        ({"gpus-per-node": 4}, 4),
+        ({"gpus-per-node": "4"}, 4),
         ({"gpus-per-node": "a100:8"}, 8),
         ({"gres": "gpu"}, 1),
         ({"gres": "gpu:2"}, 2),
@@ -79,7 +79,7 @@ def test_this_machine_can_be_asked_for_gpus() -> None:
         ({"gres": "lscratch:100"}, 0),
     ],
 )
-def test_gpus_that_a_site_asks_for(options: dict[str, str | int], count: int) -> None:
+def test_gpus_that_a_site_asks_for(options: dict[str, str | bool], count: int) -> None:
     assert gpu.gpus_wanted(options) == count
 
 

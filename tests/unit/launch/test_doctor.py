@@ -113,10 +113,10 @@ def test_this_machine_on_a_login_node_without_a_site(slurm: Path) -> None:
 
 
 def test_a_site_asks_with_its_options(slurm: Path) -> None:
-    site = Site(sbatch={"partition": "gpu", "gpus-per-node": 4, "time": "24:00:00", "exclusive": ""})
+    site = Site(sbatch={"partition": "gpu", "gpus-per-node": 4, "time": "24:00:00", "exclusive": True})
     place = where(site, 2, os.environ)
     assert place.waits and place.count == 2 and place.nodes == ()
-    assert {"--partition=gpu", "--gpus-per-node=4", "--exclusive", "--nodes=2", "--time=10"} <= set(
+    assert {"--partition=gpu", "--gpus-per-node=4", "--exclusive=exclusive", "--nodes=2", "--time=10"} <= set(
         place.prefix
     )
     assert "--time=24:00:00" not in place.prefix and "--overlap" not in place.prefix
