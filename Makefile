@@ -6,6 +6,9 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# `make setup WHEELHOUSE=<folder>` asks no package registry; `make wheelhouse` makes such a folder.
+WHEELS := $(or $(WHEELHOUSE),wheelhouse)
+FROM_WHEELS := $(if $(WHEELHOUSE),--no-index --find-links "$(WHEELHOUSE)")
 # DeepSpeed calls ninja by name, so the environment's programs must be found first.
 WITH_PATH := PATH="$(CURDIR)/$(BIN):$$PATH"
 
@@ -22,7 +25,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # A root folder or another project's modules on PYTHONPATH could shadow the installed packages.
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: help setup demo demo-smoke test test-chaos test-slurm slurm-packages lint types unit integration clean
+.PHONY: help setup wheelhouse demo demo-smoke test test-chaos test-slurm slurm-packages lint types unit integration clean
 
 help:
 	@echo "make demo        the whole system on a synthetic set, 12 to 15 minutes on 2 cores; then open runs/demo/index.html"
@@ -30,26 +33,36 @@ help:
 	@echo "make test-chaos  workers and drivers killed at 40 random steps, other numbers of workers, drained nodes; about 40 minutes"
 	@echo "make test-slurm  jobs on a SLURM cluster of namespaces on this machine; as root on Debian it installs the packages for it"
 	@echo "make setup       only makes .venv (both commands above do it themselves)"
+	@echo "make wheelhouse  the locked packages as files in wheelhouse/, for a site without a network: make setup WHEELHOUSE=<folder> there"
 	@echo "make demo-smoke  the demo's path in about 2 minutes, without its quality"
 	@echo "make clean       removes .venv and caches; runs/ stays"
 
 setup: $(STAMP)
 
 # Exactly the locked versions; the stamp makes a second run install nothing.
-$(STAMP): requirements.lock pyproject.toml
+$(STAMP): requirements.lock pyproject.toml $(BIN)/python
 	@command -v g++ >/dev/null || { echo "momu: no g++ found; DeepSpeed compiles a small part with it: install a C++ compiler (on Debian or Ubuntu: apt-get install g++)." >&2; exit 2; }
+	@$(BIN)/python -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' || \
+		echo "momu: note: $$($(BIN)/python -c 'import sys; print(sys._base_executable)') has no C headers (Python.h); DeepSpeed needs them (on Debian or Ubuntu: apt-get install python3-dev), strategies local and ddp do not." >&2
+	@echo "Installing the locked packages into $(VENV) (some minutes, once) ..."
+	@$(BIN)/python -m pip install -qq $(FROM_WHEELS) -r requirements.lock || { [ -z "$(WHEELHOUSE)" ] || \
+		echo "momu: $(WHEELHOUSE) lacks what pip names above; make it with \`make wheelhouse\` from the same requirements.lock, with the Python and on the kind of machine that this is." >&2; exit 2; }
+	@$(BIN)/python -m pip install -qq --no-deps --no-build-isolation $(FROM_WHEELS) -e .
+	@touch $@
+
+$(BIN)/python:
 	@python=""; for name in $${PYTHON:-} python3 python3.11 python3.12 python3.13; do \
 		if "$$name" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1; then \
 			python=$$("$$name" -c 'import sys; print(sys.executable)'); break; fi; done; \
 	if [ -z "$$python" ]; then \
 		echo "momu: no Python 3.11, 3.12 or 3.13 with venv and pip found; install one (on Debian or Ubuntu: apt-get install python3 python3-venv) or name it: make setup PYTHON=/path/to/python3." >&2; exit 2; fi; \
-	"$$python" -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' || \
-		echo "momu: note: $$python has no C headers (Python.h); DeepSpeed needs them (on Debian or Ubuntu: apt-get install python3-dev), strategies local and ddp do not." >&2; \
-	if ! $(BIN)/python -c '' >/dev/null 2>&1; then rm -rf $(VENV); "$$python" -m venv $(VENV); fi
-	@echo "Installing the locked packages into $(VENV) (some minutes, once) ..."
-	@$(BIN)/python -m pip install -qq -r requirements.lock
-	@$(BIN)/python -m pip install -qq --no-deps --no-build-isolation -e .
-	@touch $@
+	rm -rf $(VENV); "$$python" -m venv $(VENV)
+
+# What a machine without a package registry installs from. `pip wheel` also builds what is published as source only.
+wheelhouse: $(BIN)/python
+	@echo "Collecting the locked packages in $(WHEELS) (some minutes) ..."
+	@$(BIN)/python -m pip wheel -qq -r requirements.lock --wheel-dir "$(WHEELS)"
+	@echo "Copy $(WHEELS) to the site; there: make setup WHEELHOUSE=<the copy>. Its Python must be $$($(BIN)/python -c 'import sys; print("{}.{}".format(*sys.version_info))')."
 
 demo: setup
 	@$(WITH_PATH) $(BIN)/momu demo

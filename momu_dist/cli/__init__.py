@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from momu_dist.cli.cluster_env import add_cluster_env
 from momu_dist.cli.data import add_data
 from momu_dist.cli.demo import add_demo
+from momu_dist.cli.doctor import add_doctor
 from momu_dist.cli.evaluate import add_evaluate
 from momu_dist.cli.export_motion import add_export_motion
 from momu_dist.cli.generate import add_generate
@@ -54,4 +55,5 @@ def _parser() -> argparse.ArgumentParser:
     add_status(commands)
     add_ray_job(commands)
     add_cluster_env(commands)
+    add_doctor(commands)
     return parser
