@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from lab_config import SLURMD_PORT, LabConfig, LabError, missing
+from lab_config import FOLDERS, SLURMD_PORT, LabConfig, LabError, missing
 
 __all__ = ["Lab", "LabError", "missing"]
 
@@ -46,7 +46,8 @@ class Lab:
     """`with Lab(folder, shared) as lab:` starts a cluster, and ends all that it started.
 
     folder: where everything of the cluster lies; shared: folders below /tmp that all nodes see; grace_s: GraceTime of
-    preemption; kill_wait_s: KillWait; node_timeout_s: SlurmdTimeout; number: the lab's, a free one where None. Should this
+    preemption; kill_wait_s: KillWait; node_timeout_s: SlurmdTimeout; number: the lab's, a free one where None; extra:
+    further lines of slurm.conf, of which the last of a kind holds. The folder is emptied of an earlier lab. Should this
     process be killed, the cluster dies with it (so start and power it on in a thread that lives as long), and the next
     lab of that number takes its links and namespaces away.
     """
@@ -64,6 +65,7 @@ class Lab:
         kill_wait_s: int = 5,
         node_timeout_s: int = 10,
         number: int | None = None,
+        extra: Sequence[str] = (),
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         number, self._lock = _take_number(number)
@@ -78,12 +80,14 @@ class Lab:
             kill_wait_s=kill_wait_s,
             node_timeout_s=node_timeout_s,
             number=number,
+            extra=tuple(extra),
         )
         self.folder = self.config.folder
         self.nodes = self.config.node_names
         self.env = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "SBATCH", "SRUN"))}
         self.env["SLURM_CONF"] = str(self.config.slurm_conf)
         self._started: dict[str, subprocess.Popen[bytes]] = {}
+        self._heard = ""  # what SLURM last said while it was waited for
 
     def __enter__(self) -> Lab:
         try:
@@ -101,6 +105,8 @@ class Lab:
     def up(self) -> None:
         config, log = self.config, self.folder / "log"
         self._remove_network()  # that of a lab of this number that was killed
+        for name in ("db", *FOLDERS):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
         config.write()
         self._add_network()
         key, munge = self.folder / "etc" / "munge.key", self.folder / "run"
@@ -315,7 +321,9 @@ class Lab:
             process.wait()
 
     def _succeeds(self, *command: str) -> bool:
-        return self.run(*command, check=False).returncode == 0
+        done = self.run(*command, check=False)
+        self._heard = done.stderr.strip()
+        return done.returncode == 0
 
     def _until(self, reached: Callable[[], bool], what: str, timeout: float = 60) -> None:
         end = time.monotonic() + timeout
@@ -323,7 +331,9 @@ class Lab:
             dead = [name for name in self._started if not self._alive(name)]
             if dead or time.monotonic() > end:
                 why = f"{', '.join(dead)} ended" if dead else f"not within {timeout} s"
-                raise LabError(f"no {what}: {why}; see {self.folder / 'log'}")
+                raise LabError(
+                    f"no {what}: {why}; see {self.folder / 'log'}; last heard: {self._heard or 'nothing'}"
+                )
             time.sleep(0.1)
 
     def _add_network(self) -> None:

@@ -22,6 +22,7 @@ PACKAGES = {
     "mariadb-server-core": ("mariadbd",),
     "util-linux": ("nsenter", "unshare", "setpriv"),
 }
+FOLDERS = ("etc", "run", "log", "state", "spool", "nodes", "dev")
 SLURMD_PORT = 6818
 LONGEST_SOCKET = 100  # a unix socket's path has at most 107 characters
 
@@ -65,6 +66,7 @@ class LabConfig:
     kill_wait_s: int
     node_timeout_s: int
     number: int
+    extra: tuple[str, ...]
 
     @property
     def name(self) -> str:
@@ -117,7 +119,7 @@ class LabConfig:
             raise LabError(
                 f"the lab's folder {self.folder} has too long a path for a unix socket: use a shorter one"
             )
-        for name in ("etc", "run", "log", "state", "spool", "nodes", "dev"):
+        for name in FOLDERS:
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         etc = self.folder / "etc"
         (etc / "resolv.conf").write_text("")  # a foreign name fails at once
@@ -194,6 +196,7 @@ class LabConfig:
             "PartitionName=DEFAULT Nodes=ALL MaxTime=INFINITE State=UP",
             f"PartitionName=main Default=YES PriorityTier=10 GraceTime={self.grace_s}",
             "PartitionName=urgent PriorityTier=100 PreemptMode=OFF",
+            *self.extra,
         )
 
     def _slurmdbd(self) -> Sequence[str]:
