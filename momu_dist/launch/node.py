@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -87,6 +88,9 @@ class Agent:
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         for number in (signal.SIGTERM, signal.SIGUSR2):
             signal.signal(number, self._signalled)
+        # Ray keeps many files open and takes the limit as it finds it.
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         threading.Thread(target=self._follow_launcher, daemon=True).start()
         try:
             self._check()

@@ -14,6 +14,9 @@ from momu_dist.launch.sbatch import VARIABLES, Options, checked_options
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "cluster"
 
+SCRATCH_CHARACTERS = 21
+"""What the path of a socket leaves beside a job's folder with long ids and Ray's own 64."""
+
 SITE = "MOMU_CLUSTER"
 """The variable by which a job knows its site."""
 
@@ -47,10 +50,10 @@ class Site(Checked):
                 raise ConfigError(f"env.{name} is not the name of a variable.")
             if not value.isprintable():
                 raise ConfigError(f"env.{name} is {value!r}, expected a text without control characters.")
-        if not Path(self.scratch).is_absolute() or len(self.scratch) > 40:
+        if not Path(self.scratch).is_absolute() or len(self.scratch) > SCRATCH_CHARACTERS:
             raise ConfigError(
-                f"scratch is {self.scratch!r}, expected an absolute path of at most 40 characters: the sockets "
-                "of Ray lie in it, and a socket's path may have 107."
+                f"scratch is {self.scratch!r}, expected an absolute path of at most {SCRATCH_CHARACTERS} characters: "
+                "the sockets of Ray lie in it, and a socket's path may have 107."
             )
 
     def options(self) -> Options:
