@@ -31,8 +31,11 @@ HEAD_S = 60.0
 """How long a node waits for the head's Ray."""
 RAY_S = 60.0
 """How long Ray may take to start."""
+LAUNCHER_S = 10.0
+"""How long a node without Ray waits for a word of the launcher, before it takes it for lost."""
 END_S = 8.0
 """How long Ray may take to end by itself."""
+OPEN_FILES = 65_536
 PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -90,7 +93,8 @@ class Agent:
             signal.signal(number, self._signalled)
         # Ray keeps many files open and takes the limit as it finds it.
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        most = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
         threading.Thread(target=self._follow_launcher, daemon=True).start()
         try:
             self._check()
@@ -216,10 +220,23 @@ class Agent:
         assert self.ray is not None
         while not self.stopped.wait(0.2):
             if self.ray.poll() is not None:
+                if not self.orders.head and not self.stopped.wait(LAUNCHER_S):
+                    self._end_job()
                 raise Refused(
                     f"Ray ended with exit code {self.ray.returncode}; its log is kept at {self.orders.kept_logs}"
                 )
         return 0
+
+    def _end_job(self) -> None:
+        """Ray is gone here and the launcher says nothing: it is gone too, with its node. Put the job back into the queue.
+
+        SLURM does not, for a job with --no-kill: it would leave it running, without its batch script, until its time is over.
+        """
+        job = str(self.orders.job_id)
+        done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
+        print(f"the first node is gone; requeue: {done.stderr.strip() or 'done'}", flush=True)
+        if done.returncode != 0 and job_state(self.orders.job_id) == "RUNNING":
+            subprocess.run(["scancel", job])
 
     def _clean(self) -> None:
         if self.ray is not None and self.ray.poll() is None:

@@ -35,6 +35,8 @@ RAY_ENV = {
     "RAY_prestart_worker_first_driver": "0",
     "RAY_worker_niceness": "0",
     "RAY_worker_maximum_startup_concurrency": "1000",
+    # A node that cannot reach the head's Ray for so long gives up, and its agent sees to the job.
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "30",
     # Here SLURM says when a node will be taken away, and the launcher hears it.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.25",
