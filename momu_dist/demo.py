@@ -55,7 +55,7 @@ class DemoSize:
     overrides: tuple[str, ...] = ()
 
 
-FULL = DemoSize(n_clips=864, held_out=32, shown=2, steps=20)
+FULL = DemoSize(n_clips=864, held_out=24, shown=2, steps=20)
 SMOKE = DemoSize(
     n_clips=24,
     held_out=2,
