@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from momu_dist.cli.command import Commands, add
-from momu_dist.launch.checks import add_options
+from momu_dist.launch.doctor.checks import add_options
 
 
 def add_doctor(commands: Commands) -> None:
@@ -28,8 +28,8 @@ def _doctor(options: argparse.Namespace) -> None:
     from pathlib import Path
 
     from momu_dist.errors import ConfigError
-    from momu_dist.launch import doctor
-    from momu_dist.launch.finding import fold, table
+    from momu_dist.launch.doctor import nodes as doctor
+    from momu_dist.launch.doctor.finding import fold, table
 
     if options.overrides and not options.config:
         raise ConfigError(f"{options.overrides[0]} sets a value of a config, but no --config is given.")

@@ -39,7 +39,8 @@ def _status(options: argparse.Namespace) -> None:
     if options.job is not None:
         for name, value in jobs[0].facts.items():
             if name in ("run", "nodes", "phases_s", "failures") and value:
-                print(f"{name}: {', '.join(value) if isinstance(value, list) else value}")
+                shown = ", ".join(node["name"] for node in value) if name == "nodes" else value
+                print(f"{name}: {shown}")
     if queue is None:
         print("There is no squeue here (or it does not answer), so only what jobs wrote themselves is known.")
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from momu_dist.errors import ConfigError, MomuError, exit_code
 
 if TYPE_CHECKING:
-    from momu_dist.launch.plan import Job
     from momu_dist.launch.sbatch import Options
     from momu_dist.launch.sites import Site
-    from momu_dist.launch.slurm import Submitted
+    from momu_dist.launch.submit.plan import Submission
+    from momu_dist.launch.submit.slurm import Submitted
 
 EXAMPLES = """\
 what to submit:
@@ -80,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> None:
     from momu_dist.launch.sbatch import options_of_command_line
     from momu_dist.launch.sites import SITE, Site, load_site, site_name
-    from momu_dist.launch.slurm import ignored_variables, job_options, render, submit
+    from momu_dist.launch.submit.slurm import ignored_variables, job_options, render, submit
 
     cluster = options.cluster or os.environ.get(SITE)
     site, name = (load_site(cluster), site_name(cluster)) if cluster else (Site(), None)
@@ -125,9 +125,9 @@ def _run(options: argparse.Namespace) -> None:
         print("momu status says how they fare, momu logs JOB shows a log.")
 
 
-def _plan(options: argparse.Namespace) -> list[Job]:
+def _plan(options: argparse.Namespace) -> list[Submission]:
     from momu_dist.core.catalog import STAGES
-    from momu_dist.launch.plan import parse_sweep, plan_chain, plan_evaluation, plan_hold, plan_stage
+    from momu_dist.launch.submit.plan import parse_sweep, plan_chain, plan_evaluation, plan_hold, plan_stage
 
     sweeps = [parse_sweep(text) for text in options.sweep]
     what, overrides = options.what, options.overrides
@@ -148,7 +148,7 @@ def _plan(options: argparse.Namespace) -> list[Job]:
     return plan_hold()
 
 
-def _check_evaluation(jobs: Sequence[Job]) -> None:
+def _check_evaluation(jobs: Sequence[Submission]) -> None:
     """Let momu evaluate's own parser read what it will be given; it ends the program as it would there."""
     from momu_dist.cli.evaluate import add_evaluate
 
@@ -159,14 +159,14 @@ def _check_evaluation(jobs: Sequence[Job]) -> None:
             reader.parse_args(element.arguments[1:])
 
 
-def _share_a_file(jobs: Sequence[Job], site: Site) -> bool:
+def _share_a_file(jobs: Sequence[Submission], site: Site) -> bool:
     beside = any(job.local_tracking and len(job.elements) > 1 for job in jobs) or (
         len({job.after for job in jobs if job.local_tracking}) < sum(job.local_tracking for job in jobs)
     )
     return beside and site.tracking_uri is None
 
 
-def _print_commands(job: Job) -> None:
+def _print_commands(job: Submission) -> None:
     for number, element in enumerate(job.elements):
         which = f"element {number}" if len(job.elements) > 1 else "it"
         print(f"# {which} becomes: python -m {shlex.join(element.arguments)}")

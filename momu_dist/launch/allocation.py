@@ -22,6 +22,8 @@ class Allocation:
     nodes: tuple[str, ...]
     cpus: tuple[int, ...]
     submit_dir: Path
+    slurm_id: str
+    """By which SLURM knows this job and no other: `12_3` for an element of an array, whose number alone may mean all of them."""
 
     @property
     def head(self) -> str:
@@ -36,6 +38,7 @@ def read_allocation(env: Mapping[str, str] = os.environ) -> Allocation:
             "with `python -m momu_dist.train`."
         )
     nodes = hostnames(env["SLURM_JOB_NODELIST"])
+    array, task = env.get("SLURM_ARRAY_JOB_ID"), env.get("SLURM_ARRAY_TASK_ID")
     return Allocation(
         job_id=int(env["SLURM_JOB_ID"]),
         job_name=env.get("SLURM_JOB_NAME", "momu"),
@@ -43,6 +46,7 @@ def read_allocation(env: Mapping[str, str] = os.environ) -> Allocation:
         nodes=nodes,
         cpus=per_node(env.get("SLURM_JOB_CPUS_PER_NODE", "1"), len(nodes)),
         submit_dir=Path(env.get("SLURM_SUBMIT_DIR", os.getcwd())),
+        slurm_id=f"{array}_{task}" if array and task else env["SLURM_JOB_ID"],
     )
 
 

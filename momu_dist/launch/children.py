@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -9,6 +10,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+
+logger = logging.getLogger(__name__)
 
 
 class Child:
@@ -31,7 +34,11 @@ class Child:
     def _listen(self, heard: Callable[[str], None]) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            heard(line.rstrip("\n"))
+            # Whatever becomes of a line, the next one is read: a full pipe would stop the process.
+            try:
+                heard(line.rstrip("\n"))
+            except Exception:
+                logger.exception("a line of %s was lost: %s", self.name, line)
 
     @property
     def code(self) -> int | None:
@@ -49,6 +56,8 @@ class Child:
     def close(self, last_words: str = "") -> None:
         """Close its standard input after `last_words`, which tells an agent to stop."""
         assert self._process.stdin is not None
+        if self._process.stdin.closed:
+            return
         with suppress(BrokenPipeError):  # it has ended before
             self._process.stdin.write(last_words)
             self._process.stdin.flush()

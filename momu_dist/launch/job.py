@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
-import subprocess
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from datetime import datetime
+from collections.abc import Sequence
 
-from momu_dist.errors import STOPPED, MomuError, Stopped
+from momu_dist.errors import STOPPED, ConfigError, MomuError, Stopped
 from momu_dist.launch.allocation import Allocation
 from momu_dist.launch.children import Child
+from momu_dist.launch.node import KEEP_LOGS
 from momu_dist.launch.policy import USER_ERROR, End, failures_after, requeued
 from momu_dist.launch.ports import plan
 from momu_dist.launch.progress import Progress
-from momu_dist.launch.ray_cluster import NodeFailure, RayCluster, kill_wait_s
+from momu_dist.launch.ray_cluster import NodeFailure, RayCluster
+from momu_dist.launch.scontrol import job_facts, kill_wait_s, requeue
 from momu_dist.launch.sites import Site
 from momu_dist.launch.status import Status, job_folder
 from momu_dist.launch.work import Work, make_work
@@ -25,7 +25,10 @@ from momu_dist.launch.work import Work, make_work
 FAULT = 1
 TEARDOWN_S = 15.0
 """Before SLURM's end of the job, for ending Ray on all nodes."""
+HURRIED_END_S = 4.0
+"""The same, before SLURM's SIGKILL."""
 POLL_S = 0.1
+LOOK_S = 1.0
 
 
 class Job:
@@ -39,10 +42,14 @@ class Job:
         self.temp = f"{site.scratch.rstrip('/')}/momu-{os.getuid()}-{allocation.job_id}"
         self.status = Status(self.folder / "status.json")
         self.cluster: RayCluster | None = None
+        self.kill_wait_s = kill_wait_s()
         self.asked_by: str | None = None
         self.must_end = float("inf")
         self.first_failure: str | None = None
+        self.node_lost = False
         self.progressed = False
+        self._signals: deque[str] = deque()
+        self._told: set[str] = set()
         self._last_lines: deque[str] = deque(maxlen=50)
 
     def run(self, name: str, arguments: Sequence[str]) -> int:
@@ -51,21 +58,25 @@ class Job:
         self.status.open(self.allocation.job_id, self.allocation.job_name, restart, [name, *arguments])
         again = f", started again ({restart})" if restart else ""
         say(
-            f"job {self.allocation.job_id}{again} on {', '.join(self.allocation.nodes)}; status: {self.status.path}"
+            f"job {self.allocation.slurm_id}{again} on {', '.join(self.allocation.nodes)}; status: {self.status.path}"
         )
-        with self._signals():
-            try:
-                code, why = self._attempt(name, arguments)
-            except Stopped as stop:
-                code, why = STOPPED, str(stop)
-            except NodeFailure as failure:
-                self.first_failure = str(failure)
-                code, why = FAULT, str(failure)
-            except (MomuError, OSError) as error:
-                code, why = USER_ERROR, str(error)
-            finally:
-                self._end_cluster()
-            return self._finish(code, why)
+        for number in (signal.SIGUSR2, signal.SIGTERM):
+            # Only noted: what follows from it asks SLURM, which takes its time.
+            signal.signal(number, lambda given, _: self._signals.append(signal.Signals(given).name))
+        try:
+            code, why = self._attempt(name, arguments)
+        except Stopped as stop:
+            code, why = STOPPED, str(stop)
+        except NodeFailure as failure:
+            self.first_failure = str(failure)
+            code, why = FAULT, str(failure)
+        except (MomuError, OSError) as error:
+            code, why = USER_ERROR, f"error: {error}"
+        finally:
+            if self.cluster is not None:
+                self.status.phase("ending")
+                self.cluster.end(keep_logs=self.first_failure is not None)
+        return self._finish(code, why)
 
     def _attempt(self, name: str, arguments: Sequence[str]) -> tuple[int, str]:
         self.status.phase("checks")
@@ -76,16 +87,23 @@ class Job:
             self._bring_up(work)
             assert self.cluster is not None
             work = work.on(len(self.allocation.nodes), self.cluster.total("gpus"))
+        elif len(self.allocation.nodes) > 1:
+            raise ConfigError(
+                f"train.strategy local is one process, the job has {len(self.allocation.nodes)} nodes; submit with -N1."
+            )
         return self._drive(work) if work.command else self._hold()
 
     def _bring_up(self, work: Work) -> None:
         ports = plan(self.allocation.job_id, self.allocation.restart)
         self.status.phase("nodes")
         cluster = self.cluster = RayCluster(self.allocation, ports, self.folder, self.temp, self.site.env)
-        cluster.start(work.needed, work.staged, kill_wait_s())
+        cluster.start(work, self.kill_wait_s)
         cluster.wait_for("ready", self._check_asked)
         self.status.set(nodes=[{"name": node.name, **(node.facts or {})} for node in cluster.nodes.values()])
         say(f"ports: {ports}")
+        if work.staged:
+            self.status.phase("staging")
+            cluster.wait_for("staged", self._check_asked)
         self.status.phase("ray")
         cluster.wait_for("joined", self._check_asked)
         cluster.write_address()
@@ -99,62 +117,71 @@ class Job:
     def _drive(self, work: Work) -> tuple[int, str]:
         self.status.phase("workers")
         progress = Progress(work, self.status)
-        env = (
-            dict(os.environ)
-            if self.cluster is None
-            else {**self.cluster.env, "RAY_ADDRESS": self.cluster.address}
-        )
+        if self.cluster is None:
+            env = {**os.environ, **self.site.env}
+        else:
+            env = {**self.cluster.env, "RAY_ADDRESS": self.cluster.address}
         driver = Child("driver", work.command, {**env, "PYTHONUNBUFFERED": "1"}, self._hears_driver)
-        told: set[str] = set()
-        asked = False
+        told_driver = False
+        look_again = 0.0
         try:
             while driver.code is None:
-                if self.asked_by and not asked:
-                    asked = True
+                self._heed_signals()
+                if self.asked_by and not told_driver:
+                    told_driver = True
                     driver.send(signal.SIGUSR2 if work.trains else signal.SIGTERM)
                 if time.time() > self.must_end:
                     say("there is no time left to wait for a checkpoint")
                     break
-                self._watch_nodes(work, told)
-                progress.look()
+                self._watch_nodes(work)
+                if time.monotonic() >= look_again:
+                    look_again = time.monotonic() + LOOK_S
+                    progress.look()
                 time.sleep(POLL_S)
         finally:
             driver.end(0.0)
             progress.look()
-            self.progressed = progress.committed
-        return self._driver_ended(driver, work)
+            # What is prepared or encoded is kept file by file.
+            self.progressed = progress.committed if work.trains else self.asked_by is not None
+        return self._driver_ended(driver)
 
-    def _driver_ended(self, driver: Child, work: Work) -> tuple[int, str]:
+    def _driver_ended(self, driver: Child) -> tuple[int, str]:
         code = driver.code if driver.code is not None else FAULT
-        last = next((line for line in reversed(self._last_lines) if line.startswith("error: ")), None)
-        why = last or (
-            self._last_lines[-1] if self._last_lines else f"the driver ended with exit code {code}"
-        )
+        last = self._last_lines[-1] if self._last_lines else "it said nothing"
+        why = next((line for line in reversed(self._last_lines) if line.startswith("error: ")), last)
         if code == 0:
-            return 0, f"finished: {why.removeprefix('trained: ')}"
+            return 0, f"finished: {last.removeprefix('trained: ')}"
         if code < 0:
-            why = f"the driver was ended by {signal.Signals(-code).name}; its last line: {why}"
+            why = f"the driver was ended by {signal.Signals(-code).name}; its last line: {last}"
             code = 128 - code
-        elif code != STOPPED:
-            self.first_failure = f"driver on {self.allocation.head}"
+        if code != STOPPED and self.asked_by is None:
+            rank = re.search(r"\brank \d+: .*", why)
+            self.first_failure = rank[0] if rank else f"the driver, on {self.allocation.head}"
         return code, why
 
-    def _watch_nodes(self, work: Work, told: set[str]) -> None:
-        if self.cluster is None:
+    def _watch_nodes(self, work: Work) -> None:
+        if self.cluster is None or self.asked_by:
             return
         for node in self.cluster.lost():
-            if node.name in told or self.asked_by:
+            if node.name in self._told:
                 continue
-            if not work.elastic or node.name == self.allocation.head:
-                raise NodeFailure(f"{node.name} was lost: {self.cluster.failure_of(node)}")
-            told.add(node.name)
-            say(f"{node.name} was lost ({self.cluster.failure_of(node)}); the training goes on without it")
+            self._told.add(node.name)
+            node.agent.close(f"{KEEP_LOGS}\n")  # an answer: it must not take the launcher for lost
+            self.node_lost = True
+            if node.name == self.allocation.head or self.cluster.room_for(work.worker_cpus) < max(
+                1, work.fewest
+            ):
+                raise NodeFailure(f"{node.name} was lost: {node.failure()}")
+            if not work.elastic:
+                raise NodeFailure(f"{node.name} was lost, and train.min_workers is not set: {node.failure()}")
+            say(f"{node.name} was lost ({node.failure()}); the training goes on without it")
 
     def _hold(self) -> tuple[int, str]:
         self.status.phase("holding")
         say("holding Ray for `momu ray-job`; end it by scancel")
         while self.asked_by is None:
-            self._watch_nodes(Work(()), set())
+            self._heed_signals()
+            self._watch_nodes(Work(()))
             time.sleep(POLL_S)
         return 0, "held until it was told to end"
 
@@ -163,61 +190,47 @@ class Job:
             self._last_lines.append(line)
         print(line, flush=True)
 
-    def _end_cluster(self) -> None:
-        if self.cluster is not None:
-            self.status.phase("ending")
-            self.cluster.end(keep_logs=self.first_failure is not None)
-
     # ------------------------------------------------------------------------------------------ signals and the end
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        before = {
-            number: signal.signal(number, self._signalled) for number in (signal.SIGUSR2, signal.SIGTERM)
-        }
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _signalled(self, number: int, _: object) -> None:
-        if self.asked_by is not None:
-            return  # SLURM says it more than once
-        self.asked_by = signal.Signals(number).name
-        state, end = job_facts(self.allocation.job_id)
-        now = time.time()
-        # No longer running: it is being ended, and killed after KillWait.
-        left = end - TEARDOWN_S if state == "RUNNING" else now + max(0.0, kill_wait_s() - 4.0)
-        self.must_end = max(now, left)
-        os.write(1, f"momu: {self.asked_by} from SLURM: the work saves and stops\n".encode())
+    def _heed_signals(self) -> None:
+        """Find out what the signals that came mean: how long there is to save."""
+        if self.cluster is not None and self.cluster.warned and self.asked_by is None:
+            self._signals.append("SIGTERM to its nodes")
+        while self._signals:
+            name = self._signals.popleft()
+            facts = job_facts(self.allocation.slurm_id)
+            # No longer running: it is being ended, and killed after KillWait.
+            left = facts.end - TEARDOWN_S if facts.running else time.time() + self.kill_wait_s - HURRIED_END_S
+            self.must_end = max(time.time(), min(self.must_end, left))
+            if self.asked_by is None:
+                self.asked_by = name
+                say(f"{name} from SLURM: the work saves and stops")
 
     def _check_asked(self) -> None:
+        self._heed_signals()
         if self.asked_by is not None:
             raise Stopped(f"{self.asked_by} before the work began")
 
     def _finish(self, code: int, why: str) -> int:
         end = End(
-            code,
-            why,
-            self.asked_by is not None,
-            self.progressed,
-            self.status.failures,
+            code, why, self.asked_by is not None, self.progressed, self.node_lost, self.status.failures,
             self.allocation.restart == 0,
-        )
+        )  # fmt: skip
         again, reason = requeued(end, self.budget)
         self.status.set(failures=failures_after(end))
         self.status.phase("ended")
-        if again and self.asked_by is not None and job_facts(self.allocation.job_id)[0] != "RUNNING":
+        if again and self.asked_by is not None and not job_facts(self.allocation.slurm_id).running:
             again, reason = False, "SLURM is ending this job and knows what to do with it"
         self._tell_end(code, why, again, reason)  # before SLURM has it again, and ends this process for that
         if again:
-            refused = requeue(self.allocation.job_id)
-            if not refused:
-                time.sleep(30)
-            self._tell_end(
-                code, why, False, f"SLURM refuses ({refused}); submit it again, it goes on where it is"
-            )
+            refused = requeue(self.allocation.slurm_id)
+            if refused:
+                self._tell_end(
+                    code, why, False, f"SLURM refuses ({refused}); submit it again, it goes on where it is"
+                )
+            else:
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+                time.sleep(60)  # until SLURM ends it: it must not be taken for one that has ended by itself
         return code
 
     def _tell_end(self, code: int, why: str, again: bool, reason: str) -> None:
@@ -230,30 +243,10 @@ class Job:
         if self.first_failure is not None:
             say(f"first to fail: {self.first_failure}; logs: {self.folder}")
         say(why)
-        say(
-            f"job {self.allocation.job_id} ends with exit code {code}, {'requeued' if again else 'not requeued'}: {reason}"
-        )
+        requeued = "requeued" if again else "not requeued"
+        say(f"job {self.allocation.slurm_id} ends with exit code {code}, {requeued}: {reason}")
 
 
 def say(text: str) -> None:
     """Print a line to the job's log."""
     print(f"momu: {text}", flush=True)
-
-
-def job_facts(job_id: int) -> tuple[str, float]:
-    """Return SLURM's state of a job and when it must end, in seconds of the clock (infinite where it need not)."""
-    out = subprocess.run(
-        ["scontrol", "show", "job", "-o", str(job_id)], capture_output=True, text=True
-    ).stdout
-    facts = dict(word.split("=", 1) for word in out.split() if "=" in word)
-    try:
-        end = datetime.fromisoformat(facts.get("EndTime", "")).timestamp()
-    except ValueError:
-        end = float("inf")
-    return facts.get("JobState", "RUNNING"), end
-
-
-def requeue(job_id: int) -> str:
-    """Put the job back into the queue; return why not, or nothing."""
-    done = subprocess.run(["scontrol", "requeue", str(job_id)], capture_output=True, text=True)
-    return "" if done.returncode == 0 else (done.stderr.strip() or f"exit code {done.returncode}")

@@ -15,9 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from momu_dist.errors import DataError
-
-JOBS = Path("runs/slurm")
-"""In the folder that a job was submitted from."""
+from momu_dist.launch.status import JOBS
 
 _QUEUE = "%A|%i|%T|%D|%r|%j"  # the name last: it may hold any sign
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
 import os
 import resource
 import shutil
@@ -25,6 +26,7 @@ from typing import Any
 
 from momu_dist.launch.machine import gpus_given, memory_mb, shared_memory_mb
 from momu_dist.launch.ports import PortPlan, busy_of
+from momu_dist.launch.scontrol import job_facts, requeue
 
 MARK = "@momu "
 HEAD_S = 60.0
@@ -35,6 +37,10 @@ LAUNCHER_S = 10.0
 """How long a node without Ray waits for a word of the launcher, before it takes it for lost."""
 END_S = 8.0
 """How long Ray may take to end by itself."""
+HURRIED_S = 1.0
+"""The same, where SLURM's SIGKILL is near."""
+KEEP_LOGS, STOP = "keep logs", "stop"
+"""The launcher's last word to an agent."""
 OPEN_FILES = 65_536
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -44,10 +50,15 @@ class Orders:
     """What an agent is told when it is started."""
 
     job_id: int
+    slurm_id: str
     node: str
     head: bool
     head_ip: str
     cpus: int
+    workers: int
+    """Training workers that must find room on this node; where it has GPUs, as many as those."""
+    worker_cpus: float
+    """Logical CPUs that Ray takes for one of them, with its reader."""
     first_port: int
     temp: str
     needed: tuple[str, ...]
@@ -80,6 +91,8 @@ class Agent:
         self.temp = Path(orders.temp)
         self.ports = PortPlan(orders.first_port)
         self.stopped = threading.Event()
+        self.orphaned = False
+        self.hurried = False
         self.keep_logs = False
         self.ray: subprocess.Popen[str] | None = None
         self.started = threading.Event()
@@ -96,23 +109,31 @@ class Agent:
         most = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
         threading.Thread(target=self._follow_launcher, daemon=True).start()
+        code = 0
         try:
             self._check()
-            self._stage()
             tell(state="ready", ip=self._ip(), **self._resources())
+            self._stage()
+            tell(state="staged")
             self._start_ray()
             tell(state="joined")
-            return self._watch()
+            self._watch()
         except Refused as reason:
             tell(state="failed", why=str(reason))
             self.keep_logs = True
-            return 1
-        finally:
-            self._clean()
+            self.orphaned = self.orphaned or not self.stopped.wait(LAUNCHER_S)
+            code = 1
+        self._clean()
+        if self.orphaned:
+            self._end_job()
+        return code
 
     def _follow_launcher(self) -> None:
+        words = ""
         for line in sys.stdin:
-            self.keep_logs = self.keep_logs or line.strip() == "keep logs"
+            words = line.strip()
+        self.keep_logs = self.keep_logs or words == KEEP_LOGS
+        self.orphaned = not words  # its last word is missing, so it did not mean to go
         self.stopped.set()
 
     def _signalled(self, number: int, _: object) -> None:
@@ -121,9 +142,13 @@ class Agent:
             threading.Thread(target=self._end_in_time, daemon=True).start()
 
     def _end_in_time(self) -> None:
-        if job_state(self.orders.job_id) == "RUNNING":
-            return  # preempted with a time of grace: the launcher decides
-        self.stopped.wait(max(0.5, self.orders.kill_wait_s - 3.0))
+        if job_facts(self.orders.slurm_id).running:
+            tell(
+                warned=True
+            )  # preempted with a time of grace, of which the batch script itself may hear nothing
+            return
+        self.hurried = True
+        self.stopped.wait(max(0.5, self.orders.kill_wait_s - HURRIED_S - 2.0))
         self.stopped.set()
 
     def _check(self) -> None:
@@ -153,21 +178,28 @@ class Agent:
             )
 
     def _stage(self) -> None:
+        def copied(source: str, target: str) -> None:
+            if self.stopped.is_set():
+                raise Refused("was told to stop")
+            shutil.copyfile(source, target)
+
         for source, target in self.orders.staged:
             began = time.monotonic()
             try:
-                shutil.copytree(
-                    source, target, ignore=shutil.ignore_patterns("latents", ".*"), dirs_exist_ok=True
-                )
+                ignored = shutil.ignore_patterns("latents", ".*")
+                shutil.copytree(source, target, ignore=ignored, copy_function=copied)
             except (OSError, shutil.Error) as error:
                 raise Refused(
                     f"{source} cannot be copied to {target} ({error}); unset `stage_data`, or make room"
                 ) from error
-            print(f"copied {source} to {target} in {time.monotonic() - began:.1f} s", flush=True)
+            print_line(f"copied {source} to {target} in {time.monotonic() - began:.1f} s")
 
     def _resources(self) -> dict[str, int]:
+        gpus = gpus_given()
+        # Ray's CPUs are logical. Too few for what runs here would keep training from starting, where it is only slower.
+        needed = math.ceil((gpus or self.orders.workers) * self.orders.worker_cpus)
         memory = memory_mb(self.orders.cpus)
-        return {"cpus": self.orders.cpus, "gpus": gpus_given(), "memory_mb": memory}
+        return {"cpus": max(self.orders.cpus, needed), "gpus": gpus, "memory_mb": memory}
 
     def _ip(self) -> str:
         """The address by which the head reaches this node: the one this node reaches the head from."""
@@ -200,7 +232,7 @@ class Agent:
             if "Ray runtime started" in line:
                 self.started.set()
             self._last_line = line.strip() or self._last_line
-            print(line, end="", flush=True)
+            print_line(line.rstrip("\n"))
 
     def _wait(self, reached: Any, seconds: float) -> bool:
         until = time.monotonic() + seconds
@@ -216,33 +248,34 @@ class Agent:
             time.sleep(0.05)
         return True
 
-    def _watch(self) -> int:
+    def _watch(self) -> None:
         assert self.ray is not None
         while not self.stopped.wait(0.2):
             if self.ray.poll() is not None:
-                if not self.orders.head and not self.stopped.wait(LAUNCHER_S):
-                    self._end_job()
                 raise Refused(
                     f"Ray ended with exit code {self.ray.returncode}; its log is kept at {self.orders.kept_logs}"
                 )
-        return 0
 
     def _end_job(self) -> None:
-        """Ray is gone here and the launcher says nothing: it is gone too, with its node. Put the job back into the queue.
+        """The launcher does not answer: it is gone, with its node. Put the job back into the queue.
 
         SLURM does not, for a job with --no-kill: it would leave it running, without its batch script, until its time is over.
         """
-        job = str(self.orders.job_id)
-        done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
-        print(f"the first node is gone; requeue: {done.stderr.strip() or 'done'}", flush=True)
-        if done.returncode != 0 and job_state(self.orders.job_id) == "RUNNING":
-            subprocess.run(["scancel", job])
+        if self.orders.head:
+            return  # SLURM sees the end of a batch script on a node that lives
+        time.sleep(LAUNCHER_S)
+        if not job_facts(self.orders.slurm_id).running:
+            return
+        refused = requeue(self.orders.slurm_id)
+        print_line(f"the first node is gone; requeue: {refused or 'done'}")
+        if refused and job_facts(self.orders.slurm_id).running:
+            subprocess.run(["scancel", self.orders.slurm_id])
 
     def _clean(self) -> None:
         if self.ray is not None and self.ray.poll() is None:
             self.ray.terminate()
             with suppress(subprocess.TimeoutExpired):
-                self.ray.wait(END_S)
+                self.ray.wait(HURRIED_S if self.hurried else END_S)
         while left := descendants(os.getpid()):
             for pid in left:
                 with suppress(ProcessLookupError):
@@ -261,7 +294,13 @@ class Agent:
 
 def tell(**facts: Any) -> None:
     """Tell the launcher."""
-    print(MARK + json.dumps(facts), flush=True)
+    print_line(MARK + json.dumps(facts))
+
+
+def print_line(text: str) -> None:
+    """Print a line as a whole: several threads do."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 def ray_command(orders: Orders, ports: PortPlan, ip: str, resources: dict[str, int]) -> list[str]:
@@ -299,18 +338,6 @@ def answers(address: tuple[str, int]) -> bool:
     except OSError:
         return False
     return True
-
-
-def job_state(job_id: int) -> str:
-    """Return SLURM's state of a job, or RUNNING where SLURM does not say."""
-    try:
-        out = subprocess.run(
-            ["scontrol", "show", "job", "-o", str(job_id)], capture_output=True, text=True, timeout=10
-        ).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return "RUNNING"
-    state = next((word for word in out.split() if word.startswith("JobState=")), "JobState=RUNNING")
-    return state.removeprefix("JobState=")
 
 
 def descendants(root: int) -> list[int]:

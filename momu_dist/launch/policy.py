@@ -18,18 +18,20 @@ class End:
     """0 done, 75 stopped and saved, 2 for the user to mend, anything else a fault."""
     why: str
     asked: bool = False
-    """SLURM had said that the time is over."""
+    """SLURM had said that it must end."""
     progressed: bool = False
-    """It committed a checkpoint."""
+    """It came further, for good: it committed a checkpoint."""
+    node_lost: bool = False
+    """A node that had taken part was lost."""
     failures: int = 0
-    """Faults in a row, of attempts before it, without a checkpoint in between."""
+    """Attempts in a row before it that came no further."""
     first: bool = True
     """Nothing of this job had run before."""
 
 
 def failures_after(end: End) -> int:
-    """Return the faults in a row after this end."""
-    if end.code in (0, STOPPED) or end.asked:
+    """Return the attempts in a row that came no further, after this end."""
+    if end.code == 0 or (end.asked and end.progressed):
         return 0
     return 1 if end.progressed else end.failures + 1
 
@@ -38,16 +40,18 @@ def requeued(end: End, budget: int) -> tuple[bool, str]:
     """Return whether another attempt is made, and why."""
     if end.code == 0:
         return False, "done"
-    if end.asked or end.code == STOPPED:
-        return True, "it was stopped before its end and goes on where it is"
     if end.code == USER_ERROR:
         return False, "another attempt would end the same"
-    if end.first and not end.progressed:
+    if end.code == STOPPED and not end.asked:
+        return False, "it was told to stop, not by SLURM"
+    failures = failures_after(end)
+    if failures > budget:
+        return False, f"{failures} attempts in a row came to no new checkpoint, the budget is {budget}"
+    if end.asked:
+        return True, "it was stopped before its end and goes on where it is"
+    if end.first and not end.progressed and not end.node_lost:
         return (
             False,
             "its first attempt came to no checkpoint, so something is likely wrong with the job itself",
         )
-    failures = failures_after(end)
-    if failures > budget:
-        return False, f"{failures} attempts in a row failed without a new checkpoint, the budget is {budget}"
     return True, f"failure {failures} of at most {budget} in a row"

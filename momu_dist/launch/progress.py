@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from momu_dist.launch.status import Status
 from momu_dist.launch.work import Work
 from momu_dist.train.checkpoint import committed_step
@@ -28,9 +30,13 @@ class Progress:
         return self.folder is not None and committed_step(self.folder.checkpoints) > self._committed_before
 
     def look(self) -> None:
-        """Read what is new."""
+        """Read what is new; a disk that refuses for a moment ends no training."""
         if self.folder is None:
             return
+        with suppress(OSError):
+            self._look()
+
+    def _look(self) -> None:
         events = self._events.read()
         if self._phase == "workers" and (" begins with " in events or " goes on at step " in events):
             self._enter("first step")

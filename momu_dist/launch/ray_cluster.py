@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -19,9 +19,12 @@ from typing import Any
 from momu_dist.errors import ConfigError, MomuError
 from momu_dist.launch.allocation import Allocation
 from momu_dist.launch.children import Child
-from momu_dist.launch.node import END_S, HEAD_S, MARK, RAY_S, Orders
+from momu_dist.launch.node import END_S, HEAD_S, KEEP_LOGS, MARK, RAY_S, STOP, Orders
 from momu_dist.launch.ports import PortPlan
+from momu_dist.launch.work import Work
 
+STATES = ("starting", "ready", "staged", "joined")
+"""What a node comes to, in this order."""
 CHECKS_S = 60.0
 """How long a node may take to start its agent and check itself."""
 
@@ -53,9 +56,28 @@ class Node:
 
     name: str
     agent: Child
+    log: Path
     state: str = "starting"
     why: str = ""
     facts: dict[str, Any] | None = None
+
+    @property
+    def lost(self) -> bool:
+        """Whether it takes no part any more. The srun of a node that died ends too, with exit code 0."""
+        return self.state == "failed" or self.agent.code is not None
+
+    def failure(self) -> str:
+        """Return why it is lost."""
+        if self.why:
+            return self.why
+        lines: list[str] = []
+        with suppress(OSError):
+            lines = [
+                line.strip() for line in self.log.read_text(errors="replace").splitlines() if line.strip()
+            ]
+        return (
+            f"srun ended with exit code {self.agent.code}: {lines[-1] if lines else f'its log is {self.log}'}"
+        )
 
 
 class RayCluster:
@@ -73,33 +95,43 @@ class RayCluster:
         self._changed = threading.Event()
         self.head_ip = address_of(allocation.head, others=allocation.nodes[1:])
         self.token = folder / "token"
-        own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        # srun would take SLURM's own for options of its steps: no environment at all, or all GPUs of the job on one node.
+        dropped = ("SLURM_EXPORT_ENV", "SLURM_GPUS")
+        own = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("RAY_") and name not in dropped
+        }
         self.env = {
             **own,
             **RAY_ENV,
             **site_env,
             "RAY_AUTH_TOKEN_PATH": str(self.token),
-            # Node-local: DeepSpeed compiles a small part, and nodes with other processors must not share it.
+            # Node-local, should DeepSpeed compile anything: nodes with other processors must not share it.
             "TORCH_EXTENSIONS_DIR": f"{temp}/torch_extensions",
         }
+        self.warned = False
 
     @property
     def address(self) -> str:
         return f"{self.head_ip}:{self.ports.gcs}"
 
-    def start(self, needed: Sequence[str], staged: Sequence[tuple[str, str]], kill_wait_s: float) -> None:
-        """Start the agents; `up` waits for them."""
+    def start(self, work: Work, kill_wait_s: float) -> None:
+        """Start the agents; `wait_for` waits for them."""
         write_secret(self.token, secrets.token_hex(32))
-        for name, cpus in zip(self.allocation.nodes, self.allocation.cpus, strict=True):
-            kept = self.folder / f"ray-{name}.r{self.allocation.restart}"
+        names = self.allocation.nodes
+        for name, cpus in zip(names, self.allocation.cpus, strict=True):
+            restart = self.allocation.restart
             orders = Orders(
-                job_id=self.allocation.job_id, node=name, head=name == self.allocation.head, head_ip=self.head_ip,
-                cpus=cpus, first_port=self.ports.first, temp=self.temp, needed=tuple(needed), staged=tuple(staged),
-                kept_logs=str(kept), kill_wait_s=kill_wait_s,
+                job_id=self.allocation.job_id, slurm_id=self.allocation.slurm_id, node=name,
+                head=name == self.allocation.head, head_ip=self.head_ip, cpus=cpus,
+                workers=math.ceil(work.workers / len(names)), worker_cpus=work.worker_cpus,
+                first_port=self.ports.first, temp=self.temp, needed=work.needed, staged=work.staged,
+                kept_logs=str(self.folder / f"ray-{name}.r{restart}"), kill_wait_s=kill_wait_s,
             )  # fmt: skip
             command = [*srun(name, cpus), sys.executable, "-u", "-m", "momu_dist.launch.node", orders.text()]
-            log = self.folder / f"{name}.r{self.allocation.restart}.log"
-            self.nodes[name] = Node(name, Child(name, command, self.env, self._hears(name, log)))
+            log = self.folder / f"{name}.r{restart}.log"
+            self.nodes[name] = Node(name, Child(name, command, self.env, self._hears(name, log)), log)
 
     def _hears(self, name: str, log: Path) -> Callable[[str], None]:
         file = log.open("a", buffering=1)
@@ -110,25 +142,25 @@ class RayCluster:
                 return
             facts = json.loads(line.removeprefix(MARK))
             node = self.nodes[name]
-            node.state = facts.pop("state")
-            node.why = facts.pop("why", "")
-            if node.state == "ready":
-                node.facts = facts
+            self.warned = self.warned or facts.pop("warned", False)
+            node.state = facts.pop("state", node.state)
+            node.why = facts.pop("why", node.why)
+            node.facts = node.facts or facts or None
             self._changed.set()
 
         return heard
 
     def wait_for(self, state: str, check: Callable[[], None]) -> None:
-        """Wait until every node has come to `state`, calling `check` meanwhile; NodeFailure names the first that does not."""
-        order = ("starting", "ready", "joined")
-        seconds = CHECKS_S if state == "ready" else HEAD_S + RAY_S
+        """Wait until every node has come to `state`, calling `check` meanwhile; NodeFailure names the first that does not.
+
+        Copying shards takes as long as it takes.
+        """
+        seconds = {"ready": CHECKS_S, "staged": math.inf, "joined": HEAD_S + RAY_S}[state]
         until = time.monotonic() + seconds
         while True:
-            waiting = [
-                node
-                for node in self.nodes.values()
-                if order.index(self._alive(node).state) < order.index(state)
-            ]
+            for node in self.lost():
+                raise NodeFailure(f"{node.name}: {node.failure()}")
+            waiting = [node for node in self.nodes.values() if STATES.index(node.state) < STATES.index(state)]
             if not waiting:
                 return
             check()
@@ -150,29 +182,14 @@ class RayCluster:
         }
         write_secret(self.folder / "ray.json", json.dumps(facts, indent=2))
 
-    def _alive(self, node: Node) -> Node:
-        """Return the node; NodeFailure if its agent has ended or refused."""
-        if node.state == "failed" or node.agent.code is not None:
-            raise NodeFailure(f"{node.name}: {self.failure_of(node)}")
-        return node
-
-    def failure_of(self, node: Node) -> str:
-        """Return why a node is gone."""
-        if node.why:
-            return node.why
-        return f"srun ended with exit code {node.agent.code}; {self._last_line(node)}"
-
-    def _last_line(self, node: Node) -> str:
-        log = self.folder / f"{node.name}.r{self.allocation.restart}.log"
-        with suppress(OSError):
-            lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-            if lines:
-                return lines[-1].strip()
-        return f"its log is {log}"
-
     def lost(self) -> list[Node]:
         """Return the nodes that no longer take part."""
-        return [node for node in self.nodes.values() if node.state == "failed" or node.agent.code is not None]
+        return [node for node in self.nodes.values() if node.lost]
+
+    def room_for(self, worker_cpus: float) -> int:
+        """Return how many training workers the nodes that are left can hold."""
+        left = [node.facts for node in self.nodes.values() if node.facts and not node.lost]
+        return sum(int(facts["gpus"] or facts["cpus"] // worker_cpus) for facts in left)
 
     def total(self, resource: str) -> int:
         """Return how much of `cpus`, `gpus` or `memory_mb` the nodes have together."""
@@ -184,7 +201,7 @@ class RayCluster:
             return
         self.ended = True
         for node in self.nodes.values():
-            node.agent.close("keep logs\n" if keep_logs else "")
+            node.agent.close(f"{KEEP_LOGS if keep_logs else STOP}\n")
         for node in self.nodes.values():
             node.agent.end(END_S + 2.0)
         for secret in (self.token, self.folder / "ray.json"):
@@ -195,7 +212,7 @@ def srun(node: str, cpus: int) -> list[str]:
     """Return the beginning of a command that runs once on `node`, with all that the job has there."""
     return [
         "srun", "--overlap", "--nodes=1", "--ntasks=1", f"--nodelist={node}", f"--cpus-per-task={cpus}",
-        "--unbuffered", "--kill-on-bad-exit=0", "--wait=0", "--quiet",
+        "--unbuffered", "--export=ALL", "--kill-on-bad-exit=0", "--wait=0", "--quiet",
     ]  # fmt: skip
 
 
@@ -214,15 +231,6 @@ def address_of(node: str, others: Sequence[str]) -> str:
     raise ConfigError(
         f"no address of {node} was found by which {others[0]} could reach it; its name does not resolve."
     )
-
-
-def kill_wait_s() -> float:
-    """Return SLURM's seconds from SIGTERM to SIGKILL."""
-    out = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True).stdout
-    for line in out.splitlines():
-        if line.startswith("KillWait"):
-            return float(line.split("=")[1].split()[0])
-    return 30.0
 
 
 def write_secret(path: Path, text: str) -> None:

@@ -63,7 +63,9 @@ class Site(Checked):
     def exports(self, name: str) -> str:
         """Return shell lines that make a plain `sbatch jobs/...` a job of this site, for `eval`."""
         values = {VARIABLES[option]: str(value) for option, value in self.options().items()} | {SITE: name}
-        return "".join(f"export {variable}={shlex.quote(value)}\n" for variable, value in values.items())
+        others = [variable for variable in VARIABLES.values() if variable not in values]  # of a site before
+        exports = "".join(f"export {variable}={shlex.quote(value)}\n" for variable, value in values.items())
+        return f"unset {' '.join(others)}\n{exports}"
 
 
 def load_site(name: str) -> Site:

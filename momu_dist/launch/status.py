@@ -10,10 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+JOBS = Path("runs/slurm")
+"""What jobs keep, in the folder they were submitted from."""
+
 
 def job_folder(submit_dir: Path, job_id: int | str) -> Path:
     """Where a job keeps its status, the logs of its nodes and its token."""
-    return submit_dir / "runs" / "slurm" / str(job_id)
+    return submit_dir / JOBS / str(job_id)
 
 
 @dataclass
@@ -31,6 +34,7 @@ class Status:
             old = json.loads(self.path.read_text())
         # A cluster that was set up anew counts its jobs from 1 again.
         before = [*old.pop("before", []), old] if restart and old.get("job") == job else []
+        self._began = time.monotonic() - process_age_s()
         self.facts = {
             "job": job,
             "name": name,
@@ -38,7 +42,7 @@ class Status:
             "work": work,
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "nodes": [],
-            "phase": "",
+            "phase": "start",
             "phases_s": {},
             "run": None,
             "step": 0,
@@ -57,9 +61,7 @@ class Status:
         """Enter a phase; the seconds of the one before are kept."""
         now = time.monotonic()
         last = self.facts["phase"]
-        if last:
-            took = self.facts["phases_s"].get(last, 0.0) + now - self._began
-            self.facts["phases_s"][last] = round(took, 2)
+        self.facts["phases_s"][last] = round(self.facts["phases_s"].get(last, 0.0) + now - self._began, 2)
         self._began = now
         self.facts["phase"] = name
         self.write()
@@ -70,8 +72,18 @@ class Status:
         self.write()
 
     def write(self) -> None:
-        """Replace the file as a whole. What reads it never sees half of it."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        """Replace the file as a whole: what reads it never sees half of it. A disk that refuses ends no training."""
         temporary = self.path.with_suffix(".writing")
-        temporary.write_text(json.dumps(self.facts, indent=2) + "\n")
-        os.replace(temporary, self.path)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps(self.facts, indent=2) + "\n")
+            os.replace(temporary, self.path)
+        except OSError as error:
+            print(f"momu: {self.path} is not up to date ({error.strerror})", flush=True)
+
+
+def process_age_s() -> float:
+    """Return how long this process lives, from before its interpreter; a batch script that became it counts too."""
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    up = float(Path("/proc/uptime").read_text().split()[0])
+    return up - ticks / os.sysconf("SC_CLK_TCK")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -10,9 +11,13 @@ from pathlib import Path
 
 from momu_dist.config.load import load_config
 from momu_dist.config.schema import RunConfig
+from momu_dist.core.catalog import STAGES
+from momu_dist.data.latents import latent_fingerprint
 from momu_dist.data.manifest import Manifest
+from momu_dist.data.ray_pipeline import READER_CPUS
 from momu_dist.errors import ConfigError
 from momu_dist.launch.sites import Site
+from momu_dist.tracking import waits
 from momu_dist.train.build import required_exports
 from momu_dist.train.dry_run import run_size
 from momu_dist.train.folder import RunFolder
@@ -31,6 +36,7 @@ class Work:
     needed: tuple[str, ...] = ()
     """Folders that every node must see."""
     staged: tuple[tuple[str, str], ...] = ()
+    """What is copied to each node's own disk: from, to."""
     done: str | None = None
     """What to say where there is nothing left to do."""
     set_by_user: frozenset[str] = field(default_factory=frozenset)
@@ -45,12 +51,30 @@ class Work:
         return self.config is None or self.config.train.strategy != "local"
 
     @property
+    def workers(self) -> int:
+        return 0 if self.config is None else self.config.train.workers
+
+    @property
+    def worker_cpus(self) -> float:
+        """Logical CPUs of one worker and its reader."""
+        return READER_CPUS + (1.0 if self.config is None else self.config.train.worker_cpus)
+
+    @property
+    def fewest(self) -> int:
+        """Workers without which it cannot go on: all, but for a training whose number may change."""
+        if self.config is None:
+            return 0
+        train = self.config.train
+        usable = train.usable(train.workers)
+        if train.min_workers is None:
+            return usable
+        rounded = replace(train, workers=usable, min_workers=None)
+        return next(n for n in range(min(train.min_workers, usable), usable + 1) if rounded.fits(n))
+
+    @property
     def elastic(self) -> bool:
         """Whether it goes on without some of its nodes."""
-        if self.config is None:
-            return not self.command
-        train = self.config.train
-        return train.min_workers is not None and train.min_workers < train.workers
+        return self.config is not None and self.fewest < self.config.train.usable(self.config.train.workers)
 
     def on(self, nodes: int, gpus: int) -> Work:
         """Return the work with as many workers as the allocation suggests: one a GPU, or at least one a node.
@@ -72,7 +96,10 @@ def make_work(name: str, arguments: Sequence[str], site: Site, temp: str) -> Wor
     makers = {"train": _training, "prepare": _preparation, "hold": _holding}
     if name not in makers:
         raise ConfigError(f"unknown work {name!r}; valid: {', '.join(makers)}.")
-    return makers[name](arguments, site, temp)
+    try:
+        return makers[name](arguments, site, temp)
+    except SystemExit as error:  # of argparse, which has printed how it is used
+        raise ConfigError(f"{name} {' '.join(arguments)}: cannot be read; see the lines above.") from error
 
 
 def _training(arguments: Sequence[str], site: Site, temp: str) -> Work:
@@ -84,48 +111,47 @@ def _training(arguments: Sequence[str], site: Site, temp: str) -> Work:
     overrides = list(options.overrides)
     given = frozenset(override.partition("=")[0] for override in overrides)
     if site.tracking_uri is not None and "tracking.uri" not in given:
-        overrides.append(f"tracking.uri={site.tracking_uri}")
+        overrides.append(_override("tracking.uri", site.tracking_uri))
     config = load_config(options.config, overrides)
-    only_latents = ("--only-latents",) if options.only_latents else ()
-    command = [
-        sys.executable,
-        "-u",
-        "-m",
-        "momu_dist.train",
-        "--config",
-        options.config,
-        *only_latents,
-        *overrides,
-    ]
+    command = [sys.executable, "-u", "-m", "momu_dist.train", "--config", options.config, *overrides]
+    if options.only_latents:
+        command.append("--only-latents")
     run = RunFolder(config)
     steps = run_size(config).total_steps
-    finished = None if options.only_latents else run.finished()
+    finished = None if options.only_latents or waits(run.path) else run.finished()
     if finished is not None and finished["steps"] >= steps:
-        return Work(
-            (), config, True, steps, done=f"{config.name} is finished ({finished['steps']} steps): {run.path}"
-        )
+        said = f"{config.name} is finished ({finished['steps']} steps): {run.path}"
+        return Work((), config, True, steps, done=said)
     data = Manifest.load(config.data.root)
-    required_exports(resolved_inputs(config), data)
-    staged: tuple[tuple[str, str], ...] = ()
-    if site.stage_data:
-        local = f"{temp}/data"
-        staged = ((str(data.root.absolute()), local),)
-        command += [f"data.root={local}"]
-        if config.data.latents is None:
-            command += [f"data.latents={_latents(data, config)}"]
+    latents = _latents(data, config)
     out = Path(config.out).absolute()
     out.mkdir(parents=True, exist_ok=True)
+    staged: tuple[tuple[str, str], ...] = ()
+    if site.stage_data and not options.only_latents:
+        source = data.root.absolute() if latents is None else latents
+        # Latents that are not there yet are encoded on the shared disk, for all.
+        if latents is None or (latents / "latents.json").is_file():
+            local = f"{temp}/shards"
+            staged = ((str(source), local),)
+            command.append(_override("data.root" if latents is None else "data.latents", local))
     needed = (str(Path.cwd()), str(data.root.absolute()), str(out))
     return Work(tuple(command), config, not options.only_latents, steps, needed, staged, set_by_user=given)
 
 
-def _latents(data: Manifest, config: RunConfig) -> Path:
-    """Where the latents lie on the shared file system, for a run whose data is a copy on a node's own disk."""
-    from momu_dist.data.latents import latent_fingerprint
-
+def _latents(data: Manifest, config: RunConfig) -> Path | None:
+    """Where the latents of a run lie on the shared disk; None for one that reads none. Its inputs are checked too."""
     exports = required_exports(resolved_inputs(config), data)
+    if STAGES[config.stage].reads != "latents":
+        return None
+    if config.data.latents is not None:
+        return Path(config.data.latents).absolute()
     weights = {name: export.sha256 for name, export in exports.items()}
     return data.root.absolute() / "latents" / latent_fingerprint(data, weights)
+
+
+def _override(key: str, value: str) -> str:
+    """A setting for the command line, whatever its text holds."""
+    return f"{key}={json.dumps(value, ensure_ascii=False)}"
 
 
 def _preparation(arguments: Sequence[str], site: Site, temp: str) -> Work:

@@ -128,14 +128,15 @@ def _how_to_go_on(config: RunConfig, folder: RunFolder) -> str:
 class Signals:
     """SIGTERM and SIGUSR2, by which schedulers say that a machine will be taken away.
 
-    While workers train they are asked to save and stop. Before that, or at a second signal, this process just ends, by
-    Stopped: there is nothing to save, or nobody who answers.
+    While workers train they are asked to save and stop. Before that, or when the same signal comes again, this process just
+    ends, by Stopped: there is nothing to save, or nobody who answers. The other signal changes nothing: a scheduler may
+    send one to all processes of a job while the launcher passes on the other.
     """
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
         self.training = False
-        self._asked = False
+        self._asked: set[int] = set()
 
     @contextmanager
     def obeyed(self) -> Iterator[Signals]:
@@ -152,9 +153,11 @@ class Signals:
 
     def _ask(self, number: int, _: object) -> None:
         name = signal.Signals(number).name
-        if self._asked or not self.training:
+        if number in self._asked or not self.training:
             raise Stopped(f"stopped by {name}")
-        self._asked = True
+        self._asked.add(number)
+        if len(self._asked) > 1:
+            return
         try:
             self.folder.request_stop(name)
             self.folder.tell(f"{name} received: the run saves and stops")

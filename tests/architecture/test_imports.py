@@ -25,7 +25,7 @@ FOREIGN = {
     "fastapi": ["serving/"],
     "deepspeed": ["train/deepspeed_engine.py"],
     "mlflow": ["tracking/mlflow_client.py"],
-    "submitit": ["launch/slurm.py"],
+    "submitit": ["launch/submit/slurm.py"],
     "av": ["inference/media.py", "data/audio_io.py"],
 }
 # Plain `import ray`, to start or join one; the modules beside cli may too.

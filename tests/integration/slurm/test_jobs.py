@@ -43,6 +43,8 @@ class Submitted:
         end = time.monotonic() + timeout
         while not reached():
             state = self.lab.state(self.number)
+            if reached():  # it came to that and to its end between two looks
+                return
             assert state in ("PENDING", "RUNNING", "COMPLETING"), f"{state} before {what}:\n{self.text()}"
             assert time.monotonic() < end, f"no {what} within {timeout} s:\n{self.text()}"
             time.sleep(0.1)
@@ -60,10 +62,9 @@ class Submitted:
 
     def leaves_nothing(self) -> None:
         """No process, port or folder of this job is left on any node that is on."""
-        ports = plan(self.number)
         for node in self.lab.nodes:
             assert self.lab.processes(node) == []
-            assert not [port for port in self.lab.listening(node) if ports.first <= port <= ports.workers[1]]
+            assert self.lab.listening(node) == set()
             assert self.lab.files(node, f"momu-*-{self.number}") == []
         assert not (ROOT / "runs" / "slurm" / str(self.number) / "token").exists()
 
@@ -114,7 +115,10 @@ def test_a_training_runs_on_two_nodes(submit: Callable[..., Submitted], lab: Lab
 
 
 def test_neighbours_are_not_disturbed(submit: Callable[..., Submitted], lab: Lab, field: Field) -> None:
-    """Another user's Ray at Ray's own ports and in its own folder, and a second job of ours on the same nodes."""
+    """A plain Ray at Ray's own ports and in its own folder, and a second job of ours on the same nodes.
+
+    All belong to one user, so nothing keeps them apart but that each ends only what it started.
+    """
     ray = str(ROOT / ".venv" / "bin" / "ray")
     other = (
         "--num-cpus=1",
@@ -130,7 +134,7 @@ def test_neighbours_are_not_disturbed(submit: Callable[..., Submitted], lab: Lab
     assert any("gcs_server" in line for line in theirs)
     try:
         half = ("-N2", "--cpus-per-task=2")
-        one, two = submit("neighbour-one", flags=half), submit("neighbour-two", flags=half)
+        one, two = (submit(f"neighbour-{n}", "train.max_steps=400", flags=half) for n in ("one", "two"))
         for job in (one, two):
             job.until_step(0)
         assert lab.state(one.number) == lab.state(two.number) == "RUNNING"
@@ -161,8 +165,7 @@ def test_a_time_limit_and_a_preemption_cost_nothing(
     first = job.status()["before"][0]
     assert first["ended"]["code"] == 75 and first["ended"]["requeued"] and first["failures"] == 0
     before = max(steps_logged(job.run))
-    assert "goes on at step" in (job.run / "events.log").read_text()
-
+    job.until(lambda: "goes on at step" in (job.run / "events.log").read_text(), "next start")
     job.until_step(before + 20)
     lab.run("srun", "-p", "urgent", "-N2", "--exclusive", "true", timeout=240)
     job.until(lambda: job.status().get("restart") == 2, "restart after the preemption")
@@ -207,7 +210,7 @@ def test_a_node_that_dies_sends_the_job_back_to_the_queue(
     assert_every_sample_once(field, job.config, job.run)
 
 
-def fails_soon(job: Submitted, reason: str, left: set[int] | None = None) -> None:
+def fails_soon(job: Submitted, reason: str, cleared: bool = True) -> None:
     """It ends with a code within a minute of its start, and says why in its last five lines."""
     job.until(lambda: job.lab.state(job.number) in ("RUNNING", "FAILED"), "start")
     began = time.monotonic()
@@ -218,7 +221,7 @@ def fails_soon(job: Submitted, reason: str, left: set[int] | None = None) -> Non
     last = job.text().splitlines()[-5:]
     assert any(reason in line for line in last), job.text()
     assert not job.status() or not job.status()["ended"]["requeued"]
-    if not left:
+    if cleared:
         job.leaves_nothing()
 
 
@@ -250,9 +253,14 @@ def test_a_port_in_use_is_said_soon(submit: Callable[..., Submitted], lab: Lab) 
     try:
         job.until(lambda: port in lab.listening("node2"), "listener", 10)
         lab.run("scontrol", "release", str(job.number))
-        fails_soon(job, f"node2: port {port} is in use", left={port})
+        fails_soon(job, f"node2: port {port} is in use", cleared=False)
     finally:
         lab.on_node("node2", "kill", pid)
+    end = time.monotonic() + 10
+    while lab.processes("node2"):
+        assert time.monotonic() < end, lab.processes("node2")
+        time.sleep(0.1)
+    job.leaves_nothing()
 
 
 def test_an_installation_that_is_broken_is_said_soon(

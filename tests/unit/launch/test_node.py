@@ -40,10 +40,13 @@ class Played:
         self.temp = tmp_path / "node"
         facts = {
             "job_id": 4_000_000 + os.getpid() % 100,
+            "slurm_id": "4000000",
             "node": "n1",
             "head": True,
             "head_ip": "127.0.0.1",
             "cpus": 2,
+            "workers": 1,
+            "worker_cpus": 1.5,
             "first_port": plan(os.getpid()).first,
             "temp": str(self.temp),
             "needed": (str(tmp_path),),
@@ -180,7 +183,9 @@ def test_shards_are_copied_without_latents(played: Play, tmp_path: Path) -> None
 
 
 def test_ray_is_told_everything() -> None:
-    orders = Orders(7, "n2", False, "10.0.0.1", 4, plan(7).first, "/tmp/momu-0-7", (), (), "/kept", 30.0)
+    orders = Orders(
+        7, "7", "n2", False, "10.0.0.1", 4, 1, 1.5, plan(7).first, "/tmp/momu-0-7", (), (), "/kept", 30.0
+    )
     command = ray_command(orders, plan(7), "10.0.0.2", {"cpus": 4, "gpus": 2, "memory_mb": 8000})
     assert f"--address=10.0.0.1:{plan(7).gcs}" in command and "--head" not in command
     assert "--num-cpus=4" in command and "--num-gpus=2" in command and "--temp-dir=/tmp/momu-0-7" in command

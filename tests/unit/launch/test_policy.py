@@ -12,12 +12,17 @@ from momu_dist.launch.policy import End, failures_after, requeued
     [
         (End(0, "done"), False, 0),
         (End(0, "done", asked=True), False, 0),  # finished while it was told to stop
-        (End(75, "saved", asked=True), True, 0),
-        (End(75, "saved", asked=True, failures=3), True, 0),
-        (End(1, "not saved in time", asked=True), True, 0),  # the time is over: no fault of the job
+        (End(75, "saved", asked=True, progressed=True), True, 0),
+        (End(75, "saved", asked=True, progressed=True, failures=3), True, 0),
+        (End(75, "stopped before its first step", asked=True), True, 1),
+        (End(75, "stopped before its first step", asked=True, failures=3), False, 4),  # its time is too short
+        (End(75, "stopped by a file"), False, 1),
+        (End(1, "not saved in time", asked=True), True, 1),
+        (End(2, "the disk is full", asked=True), False, 1),
+        (End(1, "a node was lost", node_lost=True), True, 1),
         (End(2, "bad config"), False, 1),
         (End(2, "bad config", progressed=True, first=False), False, 1),
-        (End(1, "a node was lost"), False, 1),  # before anything worked
+        (End(1, "a port is in use"), False, 1),  # before anything worked
         (End(1, "a node was lost", progressed=True), True, 1),
         (End(1, "a node was lost", first=False), True, 1),
         (End(137, "killed", first=False, failures=2), True, 3),

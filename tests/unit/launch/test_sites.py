@@ -12,10 +12,10 @@ import yaml
 
 from momu_dist.cli import main
 from momu_dist.errors import ConfigError
-from momu_dist.launch.plan import plan_hold
 from momu_dist.launch.sbatch import VARIABLES
 from momu_dist.launch.sites import SITE, load_site, site_name
-from momu_dist.launch.slurm import job_options, render
+from momu_dist.launch.submit.plan import plan_hold
+from momu_dist.launch.submit.slurm import job_options, render
 
 HOSTILE = [
     "a b",

@@ -1,4 +1,4 @@
-"""All checks of one machine. `python -m momu_dist.launch.checks` makes them and prints each as a line of JSON."""
+"""All checks of one machine. `python -m momu_dist.launch.doctor.checks` makes them and prints each as a line of JSON."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from pathlib import Path
 from momu_dist.errors import MomuError, exit_code
 
 # What imports torch is imported below, where a machine on which it does not load can still say so.
-from momu_dist.launch import folders, ports
-from momu_dist.launch import gpu_checks as gpu
-from momu_dist.launch import machine_checks as here
-from momu_dist.launch.finding import Finding
+from momu_dist.launch import ports
+from momu_dist.launch.doctor import folders
+from momu_dist.launch.doctor import gpu_checks as gpu
+from momu_dist.launch.doctor import machine_checks as here
+from momu_dist.launch.doctor.finding import Finding
 from momu_dist.launch.machine import gpus_given, memory_mb, shared_memory_mb
 
 Check = tuple[str, Callable[[], Finding]]
@@ -40,7 +41,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def all_checks(options: argparse.Namespace) -> list[Check]:
     """Return the checks of this machine in their order, by name; nothing is checked yet."""
     from momu_dist.config.load import load_config
-    from momu_dist.launch import run_checks as run
+    from momu_dist.launch.doctor import run_checks as run
     from momu_dist.launch.sites import Site, load_site
 
     site = load_site(options.cluster) if options.cluster else Site()
@@ -107,7 +108,7 @@ def node_name() -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print JSON as each check begins and ends: node, time, check, finding. The last line says that all is done."""
-    parser = argparse.ArgumentParser(prog="python -m momu_dist.launch.checks", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m momu_dist.launch.doctor.checks", description=__doc__)
     add_options(parser)
     parser.add_argument("--nodes", type=int, default=1, help="how many nodes are checked beside each other")
     parser.add_argument(

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 
 from momu_dist.errors import ConfigError
 from momu_dist.launch.allocation import hostnames
-from momu_dist.launch.finding import Finding
-from momu_dist.launch.folders import UNSEEN_S, not_seen, tokens_in
+from momu_dist.launch.doctor.finding import Finding
+from momu_dist.launch.doctor.folders import UNSEEN_S, not_seen, tokens_in
 
 if TYPE_CHECKING:  # it imports torch; the doctor must also work where that is what fails
     from momu_dist.launch.sites import Site
@@ -104,7 +104,7 @@ def examine(
         program = (
             sys.executable,
             "-m",
-            "momu_dist.launch.checks",
+            "momu_dist.launch.doctor.checks",
             *shared,
             "--nodes",
             str(place.count),

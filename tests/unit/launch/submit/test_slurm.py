@@ -14,10 +14,10 @@ import pytest
 
 from momu_dist.cli import main
 from momu_dist.errors import ConfigError, MomuError
-from momu_dist.launch.plan import Element, Job, plan_hold
-from momu_dist.launch.slurm import job_options, render, submit
+from momu_dist.launch.submit.plan import Element, Submission, plan_hold
+from momu_dist.launch.submit.slurm import job_options, render, submit
 
-REPOSITORY = Path(__file__).parents[3]
+REPOSITORY = Path(__file__).parents[4]
 GOLDEN = Path(__file__).parent / "golden"
 NASTY = """a b'c"d;$(touch no)`touch no`&|<>*?#\\e"""
 
@@ -154,7 +154,7 @@ def test_the_batch_script_becomes_the_program_with_its_words_untouched(checkout:
     """The signal of --signal=B: goes to the batch script alone, so it must be this very process."""
     (checkout / "shown.py").write_text(SHOWN)
     words = ("--config", NASTY, f"out={NASTY}", "line\nbreak", "", "-x")
-    job = Job("one", (Element("one", ("shown", *words)),))
+    job = Submission("one", (Element("one", ("shown", *words)),))
     done = submit(job, job_options(job, []), NASTY)
     assert (done.job_id, done.elements) == ("10", ("10",))
     for restart in ({}, {"SLURM_RESTART_COUNT": "1"}):  # a requeued job runs the same script again
@@ -171,7 +171,7 @@ def test_the_batch_script_becomes_the_program_with_its_words_untouched(checkout:
 
 def test_each_element_of_an_array_gets_its_own_words(checkout: Path, slurm: Path) -> None:
     (checkout / "shown.py").write_text(SHOWN)
-    job = Job("many", tuple(Element(f"run-{n}", ("shown", f"name=run-{n}")) for n in range(2)))
+    job = Submission("many", tuple(Element(f"run-{n}", ("shown", f"name=run-{n}")) for n in range(2)))
     done = submit(job, job_options(job, []), None)
     assert (done.job_id, done.elements) == ("10", ("10_0", "10_1"))
     variables = {"SLURM_JOB_ID": "12", "SLURM_ARRAY_JOB_ID": "10", "SLURM_ARRAY_TASK_ID": "1"}

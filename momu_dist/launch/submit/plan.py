@@ -35,7 +35,7 @@ class Element:
 
 
 @dataclass(frozen=True)
-class Job:
+class Submission:
     """What one call of sbatch submits: a job, or an array where there are several elements."""
 
     name: str
@@ -113,7 +113,7 @@ def config_path(stage: str, given: str | None) -> str:
 
 def plan_stage(
     stage: str, given: str | None, overrides: Sequence[str], sweeps: Sequence[Sweep] = ()
-) -> list[Job]:
+) -> list[Submission]:
     """Return the job that trains one stage, or the array that trains it with every combination of swept values."""
     path = config_path(stage, given)
     base = _load(stage, path, overrides)
@@ -127,10 +127,10 @@ def plan_stage(
         ]
         _load(stage, path, own)
         runs.append(Element(name, _train(path, own)))
-    return [Job(base.name, tuple(runs), local_tracking=_is_local(base))]
+    return [Submission(base.name, tuple(runs), local_tracking=_is_local(base))]
 
 
-def plan_chain(given: str | None, overrides: Sequence[str]) -> list[Job]:
+def plan_chain(given: str | None, overrides: Sequence[str]) -> list[Submission]:
     """Return the jobs that train a whole model: both VAEs, the latents once, then both transformers beside each other."""
     paths = {stage: config_path(stage, given) for stage in CHAIN}
     if len(set(paths.values())) < len(paths):
@@ -152,9 +152,9 @@ def plan_chain(given: str | None, overrides: Sequence[str]) -> list[Job]:
                 own.append(f"inputs.{need}={json.dumps(folder, ensure_ascii=False)}")
         trains[stage] = _train(paths[stage], own)
 
-    def job(stage: str, after: tuple[str, ...]) -> Job:
+    def job(stage: str, after: tuple[str, ...]) -> Submission:
         config = configs[stage]
-        return Job(
+        return Submission(
             config.name, (Element(config.name, trains[stage]),), after, local_tracking=_is_local(config)
         )
 
@@ -164,7 +164,7 @@ def plan_chain(given: str | None, overrides: Sequence[str]) -> list[Job]:
         job("music_vae", ()),
         job("motion_vae", (music,)),
         # Of its own: two transformers that start at once would both encode everything.
-        Job("latents", (Element("latents", latents),), (motion,)),
+        Submission("latents", (Element("latents", latents),), (motion,)),
         job("dit_m2a", ("latents",)),
         job("dit_a2m", ("latents",)),
     ]
@@ -186,7 +186,7 @@ def _check_chain(configs: dict[str, RunConfig]) -> None:
         )
 
 
-def plan_evaluation(options: Sequence[str], sweeps: Sequence[Sweep]) -> list[Job]:
+def plan_evaluation(options: Sequence[str], sweeps: Sequence[Sweep]) -> list[Submission]:
     """Return the job that scores trained models, `options` being momu evaluate's as key=value, or an array of such."""
     fixed = _options(options)
     elements = combinations(sweeps)
@@ -194,12 +194,12 @@ def plan_evaluation(options: Sequence[str], sweeps: Sequence[Sweep]) -> list[Job
     for name, values in zip(names("evaluate", elements), elements, strict=True):
         own = [*fixed, *_options([f"{key}={_unquoted(value)}" for key, value in values])]
         runs.append(Element(name, ("momu_dist.cli", "evaluate", *own)))
-    return [Job("evaluate", tuple(runs), saves=False)]
+    return [Submission("evaluate", tuple(runs), saves=False)]
 
 
-def plan_hold() -> list[Job]:
+def plan_hold() -> list[Submission]:
     """Return the job that is only a Ray cluster, for `momu ray-job`."""
-    return [Job("hold", (Element("hold", ("momu_dist.launch", "hold")),))]
+    return [Submission("hold", (Element("hold", ("momu_dist.launch", "hold")),))]
 
 
 def _options(texts: Sequence[str]) -> list[str]:

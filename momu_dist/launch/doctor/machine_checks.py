@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from momu_dist.launch.finding import Finding
-from momu_dist.launch.folders import is_network
+from momu_dist.launch.doctor.finding import Finding
+from momu_dist.launch.doctor.folders import is_network
 from momu_dist.launch.ports import END, FIRST, PER_JOB
 
-LOCK = Path(__file__).parents[2] / "requirements.lock"
+LOCK = Path(__file__).parents[3] / "requirements.lock"
 LOCKED = ("torch", "ray", "deepspeed", "mlflow", "pyarrow")
 COMPILED = ("torch", "ray", "pyarrow")
 """Packages with compiled parts: they can be installed and still not load on a machine with an older system."""

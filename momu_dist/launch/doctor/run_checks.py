@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 from momu_dist.config.schema import RunConfig
 from momu_dist.data.manifest import Manifest
 from momu_dist.errors import MomuError
-from momu_dist.launch.finding import Finding
-from momu_dist.launch.folders import existing, filesystem_of, is_network
-from momu_dist.launch.machine_checks import gb
+from momu_dist.launch.doctor.finding import Finding
+from momu_dist.launch.doctor.folders import existing, filesystem_of, is_network
+from momu_dist.launch.doctor.machine_checks import gb
 from momu_dist.tracking import auto_uri, check_uri
 from momu_dist.train.dry_run import memory_gb, parameter_counts
 

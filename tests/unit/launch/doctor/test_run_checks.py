@@ -13,8 +13,8 @@ import pytest
 from momu_dist.config.load import config_from_dict
 from momu_dist.config.schema import RunConfig
 from momu_dist.data.manifest import Manifest
-from momu_dist.launch import run_checks as run
-from momu_dist.launch.folders import existing
+from momu_dist.launch.doctor import run_checks as run
+from momu_dist.launch.doctor.folders import existing
 from momu_dist.train.dry_run import memory_gb, parameter_counts
 from momu_dist.train.run import train
 

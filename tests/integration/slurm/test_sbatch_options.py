@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from momu_dist.launch.plan import plan_hold
 from momu_dist.launch.sbatch import JOB, VARIABLES
 from momu_dist.launch.sites import Site
-from momu_dist.launch.slurm import job_options, render
+from momu_dist.launch.submit.plan import plan_hold
+from momu_dist.launch.submit.slurm import job_options, render
 
 pytestmark = [
-    pytest.mark.integration,
+    pytest.mark.slurm,
     pytest.mark.skipif(shutil.which("sbatch") is None, reason="no sbatch on this machine"),
 ]
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from momu_dist.launch.finding import Finding
+from momu_dist.launch.doctor.finding import Finding
 
 NETWORK_TYPES = re.compile(
     r"nfs\d?|lustre|gpfs|beegfs|ceph|cifs|smb\d?|smbfs|afs|pvfs2|orangefs|glusterfs|panfs|wekafs|9p|fuse\..+"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from momu_dist.launch.finding import Finding, fold, node_names, table
+from momu_dist.launch.doctor.finding import Finding, fold, node_names, table
 
 FINE = Finding("scratch", "fine", "/tmp can be written")
 

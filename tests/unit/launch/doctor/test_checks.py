@@ -10,11 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from momu_dist.launch import checks, folders, ports
-from momu_dist.launch import gpu_checks as gpu
-from momu_dist.launch import machine_checks as here
-from momu_dist.launch.finding import Finding
-from momu_dist.launch.folders import UNSEEN_S, check_shared, filesystem_of, is_network, not_seen, tokens_in
+from momu_dist.launch import ports
+from momu_dist.launch.doctor import checks, folders
+from momu_dist.launch.doctor import gpu_checks as gpu
+from momu_dist.launch.doctor import machine_checks as here
+from momu_dist.launch.doctor.finding import Finding
+from momu_dist.launch.doctor.folders import (
+    UNSEEN_S,
+    check_shared,
+    filesystem_of,
+    is_network,
+    not_seen,
+    tokens_in,
+)
 
 LOCK = "# versions\ntorch==2.13.0\nray==2.60.0\n"
 

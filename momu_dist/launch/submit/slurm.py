@@ -20,12 +20,13 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import _make_sbatch_string
 
 from momu_dist.errors import ConfigError, MomuError
-from momu_dist.launch.become import become
-from momu_dist.launch.plan import Job
 from momu_dist.launch.sbatch import JOB, Options
 from momu_dist.launch.sites import SITE
+from momu_dist.launch.status import JOBS
+from momu_dist.launch.submit.become import become
+from momu_dist.launch.submit.plan import Submission
 
-FOLDER = Path("runs/slurm/submitted")
+FOLDER = JOBS / "submitted"
 """Scripts and pickled words of submitted jobs, in the folder that is submitted from."""
 
 # `exec`: the batch script becomes the launcher, which therefore gets the signals that are for the batch script alone.
@@ -36,13 +37,13 @@ _PYTHON = f"exec {shlex.quote(sys.executable)}"
 class Submitted:
     """A job that SLURM has taken: its number, and those of its elements."""
 
-    job: Job
+    job: Submission
     job_id: str
     elements: tuple[str, ...]
     after: tuple[str, ...]
 
 
-def job_options(job: Job, wanted: Sequence[Options], after: Sequence[str] = ()) -> Options:
+def job_options(job: Submission, wanted: Sequence[Options], after: Sequence[str] = ()) -> Options:
     """Return all options of one job: the project's, then those wanted, the last one winning; `after` are job numbers."""
     options = dict(JOB)
     for more in wanted:
@@ -54,7 +55,7 @@ def job_options(job: Job, wanted: Sequence[Options], after: Sequence[str] = ()) 
     return options
 
 
-def render(job: Job, options: Options, site: str | None) -> str:
+def render(job: Submission, options: Options, site: str | None) -> str:
     """Return the text that sbatch gets."""
     _check_folder()
     command = f"{_PYTHON} -u -m submitit.core._submit {shlex.quote(str(FOLDER.absolute()))}"
@@ -63,7 +64,7 @@ def render(job: Job, options: Options, site: str | None) -> str:
     return text
 
 
-def submit(job: Job, options: Options, site: str | None, after: Sequence[str] = ()) -> Submitted:
+def submit(job: Submission, options: Options, site: str | None, after: Sequence[str] = ()) -> Submitted:
     """Submit one job and return its number; MomuError if sbatch is missing or refuses it."""
     _check_folder()
     try:
@@ -87,7 +88,7 @@ def ignored_variables(env: Mapping[str, str] = os.environ) -> list[str]:
     return sorted(name for name in env if name.startswith("SBATCH_"))
 
 
-def _parameters(job: Job, options: Options, site: str | None) -> dict[str, Any]:
+def _parameters(job: Submission, options: Options, site: str | None) -> dict[str, Any]:
     # sbatch takes a backslash for a sign that quotes the next one, also inside quotes.
     escaped = {
         option: value.replace("\\", "\\\\") if isinstance(value, str) else value

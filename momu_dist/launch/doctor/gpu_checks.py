@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from momu_dist.launch.finding import Finding
+from momu_dist.launch.doctor.finding import Finding
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import pytest
 from momu_dist.config.load import load_config
 from momu_dist.core.ranges import Name
 from momu_dist.errors import ConfigError
-from momu_dist.launch.plan import (
+from momu_dist.launch.submit.plan import (
     CHAIN,
-    Job,
+    Submission,
     combinations,
     config_path,
     names,
@@ -21,10 +21,10 @@ from momu_dist.launch.plan import (
     plan_stage,
 )
 
-DEMO = str(Path(__file__).parents[3] / "configs" / "demo")
+DEMO = str(Path(__file__).parents[4] / "configs" / "demo")
 
 
-def words(job: Job) -> list[list[str]]:
+def words(job: Submission) -> list[list[str]]:
     return [list(element.arguments) for element in job.elements]
 
 

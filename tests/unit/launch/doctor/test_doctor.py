@@ -13,12 +13,12 @@ import pytest
 
 from momu_dist.cli import main
 from momu_dist.errors import ConfigError
-from momu_dist.launch import doctor
-from momu_dist.launch.doctor import Where, clock_finding, examine, where, with_unlike_versions
-from momu_dist.launch.finding import Finding
+from momu_dist.launch.doctor import nodes as doctor
+from momu_dist.launch.doctor.finding import Finding
+from momu_dist.launch.doctor.nodes import Where, clock_finding, examine, where, with_unlike_versions
 from momu_dist.launch.sites import Site
 
-CHECKOUT = Path(__file__).parents[3]
+CHECKOUT = Path(__file__).parents[4]
 
 SRUN = r"""#!/bin/bash
 # Runs the command once for each node, beside each other; $MUTE does not start, and $PROLOG is printed by the site.

@@ -1,0 +1,1 @@
+"""From what a user wants to jobs in the queue of SLURM."""
