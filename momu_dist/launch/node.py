@@ -33,6 +33,8 @@ HEAD_S = 60.0
 """How long a node waits for the head's Ray."""
 RAY_S = 60.0
 """How long Ray may take to start."""
+ALIVE_S = 5.0
+"""How often a node says that it is there."""
 LAUNCHER_S = 10.0
 """How long a node without Ray waits for a word of the launcher, before it takes it for lost."""
 END_S = 8.0
@@ -250,7 +252,11 @@ class Agent:
 
     def _watch(self) -> None:
         assert self.ray is not None
+        told = time.monotonic()
         while not self.stopped.wait(0.2):
+            if time.monotonic() - told > ALIVE_S:
+                told = time.monotonic()
+                tell()
             if self.ray.poll() is not None:
                 raise Refused(
                     f"Ray ended with exit code {self.ray.returncode}; its log is kept at {self.orders.kept_logs}"

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from momu_dist.launch.work import Work
 
 STATES = ("starting", "ready", "staged", "joined")
 """What a node comes to, in this order."""
+SILENT_S = 60.0
+"""After so long without a word a node counts as lost."""
 CHECKS_S = 60.0
 """How long a node may take to start its agent and check itself."""
 
@@ -60,16 +62,24 @@ class Node:
     state: str = "starting"
     why: str = ""
     facts: dict[str, Any] | None = None
+    heard: float = field(default_factory=time.monotonic)
+
+    @property
+    def silent(self) -> bool:
+        """Whether it has said nothing for too long: gone and back before SLURM noticed, or cut off."""
+        return self.state == "joined" and time.monotonic() - self.heard > SILENT_S
 
     @property
     def lost(self) -> bool:
         """Whether it takes no part any more. The srun of a node that died ends too, with exit code 0."""
-        return self.state == "failed" or self.agent.code is not None
+        return self.state == "failed" or self.silent or self.agent.code is not None
 
     def failure(self) -> str:
         """Return why it is lost."""
         if self.why:
             return self.why
+        if self.silent:
+            return f"it has said nothing for {SILENT_S:.0f} s"
         lines: list[str] = []
         with suppress(OSError):
             lines = [
@@ -142,6 +152,7 @@ class RayCluster:
                 return
             facts = json.loads(line.removeprefix(MARK))
             node = self.nodes[name]
+            node.heard = time.monotonic()
             self.warned = self.warned or facts.pop("warned", False)
             node.state = facts.pop("state", node.state)
             node.why = facts.pop("why", node.why)

@@ -27,7 +27,6 @@ VARIABLES = {
     "account": "SBATCH_ACCOUNT",
     "clusters": "SBATCH_CLUSTERS",
     "constraint": "SBATCH_CONSTRAINT",
-    "cpus-per-gpu": "SBATCH_CPUS_PER_GPU",
     "exclusive": "SBATCH_EXCLUSIVE",
     "gpus-per-node": "SBATCH_GPUS_PER_NODE",
     "gres": "SBATCH_GRES",
@@ -41,7 +40,10 @@ VARIABLES = {
     "time": "SBATCH_TIMELIMIT",
     "wckey": "SBATCH_WCKEY",
 }
-"""Options of sbatch that a site may set: those that sbatch also reads from the environment, so that both ways are one."""
+"""Options of sbatch that a site may set: those that sbatch also reads from the environment, so that both ways are one.
+
+Not cpus-per-gpu, which sbatch refuses beside the cpus-per-task of every job.
+"""
 
 # What `momu submit` says in another way, or what would part a job from its log, its folder or its programs.
 _OWN = {

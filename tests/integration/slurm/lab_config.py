@@ -24,6 +24,7 @@ PACKAGES = {
 }
 FOLDERS = ("etc", "run", "log", "state", "spool", "nodes", "dev")
 SLURMD_PORT = 6818
+FREEZER = Path("/sys/fs/cgroup/freezer")
 LONGEST_SOCKET = 100  # a unix socket's path has at most 107 characters
 
 
@@ -167,8 +168,9 @@ class LabConfig:
             f"SlurmdSpoolDir={folder}/spool/%n",
             # Nodes may claim more than the machine has.
             "SlurmdParameters=config_overrides",
-            # The harsher of SLURM's ways to know a job's processes: a child in a session of its own outlives the job.
-            "ProctrackType=proctrack/linuxproc",
+            # As on most clusters. Without cgroups (version 1's freezer) by parents, where a child in a session of its own outlives
+            # its job, and srun is told to end, and ends its step, before the launcher can.
+            f"ProctrackType=proctrack/{'cgroup' if os.access(FREEZER / 'cgroup.procs', os.W_OK) else 'linuxproc'}",
             "TaskPlugin=task/none",
             "JobAcctGatherType=jobacct_gather/linux",
             "JobAcctGatherFrequency=5",

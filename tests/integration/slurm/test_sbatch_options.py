@@ -65,7 +65,7 @@ def read_by_sbatch(folder: Path, script: str, **variables: str) -> dict[str, str
                 "signal": "B:USR2@300",
                 "time": "90",
                 "wckey": "%j",
-                "cpus-per-gpu": 3,
+                "mem-per-gpu": "3G",
             }
         ),
         Site(),
