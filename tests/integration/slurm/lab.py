@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from lab_config import FOLDERS, SLURMD_PORT, LabConfig, LabError, missing
+from lab_config import FOLDERS, FREEZER, SLURMD_PORT, LabConfig, LabError, missing
 
 __all__ = ["Lab", "LabError", "missing"]
 
@@ -161,6 +161,10 @@ class Lab:
         for name in reversed(list(self._started)):
             self._stop(name)
         self._remove_network()
+        for node in self.nodes:  # groups of a node that was switched off in the middle of a job
+            for group, _, _ in os.walk(FREEZER / f"slurm_{node}", topdown=False):
+                with contextlib.suppress(OSError):
+                    os.rmdir(group)
         shutil.rmtree(self.config.database_socket.parent, ignore_errors=True)
         os.close(self._lock)
 

@@ -168,8 +168,8 @@ class LabConfig:
             f"SlurmdSpoolDir={folder}/spool/%n",
             # Nodes may claim more than the machine has.
             "SlurmdParameters=config_overrides",
-            # As on most clusters. Without cgroups (version 1's freezer) by parents, where a child in a session of its own outlives
-            # its job, and srun is told to end, and ends its step, before the launcher can.
+            # As on most clusters. Without cgroups (version 1's freezer) by parents, where a child in a session of its own
+            # outlives its job, and srun is told to end, and ends its step, before the launcher can.
             f"ProctrackType=proctrack/{'cgroup' if os.access(FREEZER / 'cgroup.procs', os.W_OK) else 'linuxproc'}",
             "TaskPlugin=task/none",
             "JobAcctGatherType=jobacct_gather/linux",

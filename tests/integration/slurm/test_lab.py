@@ -37,14 +37,16 @@ def test_accounting_knows_how_jobs_ended(lab: Lab, tmp_path: Path) -> None:
     assert lab.accounting(bad) == [("FAILED", "7:0")]
 
 
-def test_what_a_job_leaves_on_a_node_is_seen(lab: Lab, tmp_path: Path) -> None:
+def test_what_is_left_on_a_node_is_seen(lab: Lab) -> None:
     listen = "import socket, time; s = socket.create_server(('', 7123)); time.sleep(300)"
-    lines = (f'setsid python3 -c "{listen}" &', "echo $! > /tmp/pid", "sleep 1")
-    job = lab.sbatch("-w", "node2", script(tmp_path, *lines), cwd=tmp_path)
-    lab.wait(job, "COMPLETED")
+    pid = lab.on_node("node2", "sh", "-c", f'python3 -c "{listen}" > /dev/null 2>&1 & echo $!').stdout.strip()
+    until = time.monotonic() + 10
+    while lab.listening("node2") != {7123}:
+        assert time.monotonic() < until
+        time.sleep(0.1)
     assert ["7123" in command for command in lab.processes("node2")] == [True]
-    assert lab.listening("node2") == {7123} and lab.listening("node1") == set()
-    lab.on_node("node2", "sh", "-c", "kill $(cat /tmp/pid)")
+    assert lab.listening("node1") == set()
+    lab.on_node("node2", "kill", pid)
     time.sleep(0.5)
     assert lab.processes("node1") == lab.processes("node2") == []
 
