@@ -28,7 +28,7 @@ unexport PYTHONPATH PYTHONHOME
 .PHONY: help setup wheelhouse demo demo-smoke test test-chaos test-slurm slurm-packages lint types unit integration clean
 
 help:
-	@echo "make demo        the whole system on a synthetic set, 12 to 15 minutes on 2 cores; then open runs/demo/index.html"
+	@echo "make demo        the whole system on a synthetic set, 9 to 15 minutes on 2 cores; then open runs/demo/index.html"
 	@echo "make test        style, types, all tests and a small demo"
 	@echo "make test-chaos  workers and drivers killed at 40 random steps, other numbers of workers, drained nodes; about 40 minutes"
 	@echo "make test-slurm  jobs on a SLURM cluster of namespaces on this machine; as root on Debian it installs the packages for it"
