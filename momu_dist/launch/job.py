@@ -16,7 +16,7 @@ from momu_dist.launch.node import KEEP_LOGS
 from momu_dist.launch.policy import USER_ERROR, End, failures_after, requeued
 from momu_dist.launch.ports import plan
 from momu_dist.launch.progress import Progress
-from momu_dist.launch.ray_cluster import NodeFailure, RayCluster
+from momu_dist.launch.ray_cluster import NodeFailure, RayCluster, forget_secrets
 from momu_dist.launch.scontrol import job_facts, kill_wait_s, requeue
 from momu_dist.launch.sites import Site
 from momu_dist.launch.status import Status, job_folder
@@ -60,6 +60,7 @@ class Job:
         say(
             f"job {self.allocation.slurm_id}{again} on {', '.join(self.allocation.nodes)}; status: {self.status.path}"
         )
+        forget_secrets(self.folder)
         for number in (signal.SIGUSR2, signal.SIGTERM):
             # Only noted: what follows from it asks SLURM, which takes its time.
             signal.signal(number, lambda given, _: self._signals.append(signal.Signals(given).name))
@@ -242,7 +243,8 @@ class Job:
         say(f"phases: {phases}")
         if self.first_failure is not None:
             say(f"first to fail: {self.first_failure}; logs: {self.folder}")
-        say(why)
+        if why != self.first_failure:
+            say(why)
         requeued = "requeued" if again else "not requeued"
         say(f"job {self.allocation.slurm_id} ends with exit code {code}, {requeued}: {reason}")
 

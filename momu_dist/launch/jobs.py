@@ -63,7 +63,7 @@ class Known:
             return f"waits: {self.queued.reason}"
         if ended:
             first = ended.get("first_failure")
-            return f"{ended['why']}{f' (first: {first})' if first else ''}"
+            return f"{ended['why']}{f' (first: {first})' if first and first != ended['why'] else ''}"
         if self.queued is None and queue_known:
             return f"it is in no queue and did not say how it ended; see momu logs {self.job}"
         return ""

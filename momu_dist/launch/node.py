@@ -29,10 +29,12 @@ from momu_dist.launch.ports import PortPlan, busy_of
 from momu_dist.launch.scontrol import job_facts, requeue
 
 MARK = "@momu "
-HEAD_S = 60.0
-"""How long a node waits for the head's Ray."""
 RAY_S = 60.0
 """How long Ray may take to start."""
+RAY_STARTS = 2
+"""How often it may try: on a node that is busy for a moment it gives itself half a minute."""
+HEAD_S = RAY_STARTS * RAY_S
+"""How long a node waits for the head's Ray."""
 ALIVE_S = 5.0
 """How often a node says that it is there."""
 LAUNCHER_S = 10.0
@@ -218,15 +220,24 @@ class Agent:
                 f"no Ray answers at {address[0]}:{address[1]} within {HEAD_S:.0f} s, the head's; see its log"
             )
         command = ray_command(self.orders, self.ports, self._ip(), self._resources())
-        self.ray = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            errors="replace", process_group=0,
-        )  # fmt: skip
-        threading.Thread(target=self._read_ray, daemon=True).start()
-        if not self._wait(self.started.is_set, RAY_S):
-            raise Refused(
-                f"Ray did not start within {RAY_S:.0f} s; its log is kept at {self.orders.kept_logs}"
+        for left in reversed(range(RAY_STARTS)):
+            self.ray = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                errors="replace", process_group=0,
+            )  # fmt: skip
+            threading.Thread(target=self._read_ray, daemon=True).start()
+            if self._wait(self.started.is_set, RAY_S):
+                return
+            ended = self.ray.poll()
+            why = (
+                f"did not start within {RAY_S:.0f} s"
+                if ended is None
+                else f"ended with exit code {ended} while it started"
             )
+            if not left:
+                raise Refused(f"Ray {why}: {self._last_line}")
+            print_line(f"Ray {why}; once more")
+            self._end_processes()
 
     def _read_ray(self) -> None:
         assert self.ray is not None and self.ray.stdout is not None
@@ -241,11 +252,8 @@ class Agent:
         while not reached():
             if self.stopped.is_set():
                 raise Refused("was told to stop")
-            if self.ray is not None and self.ray.poll() is not None:
-                raise Refused(
-                    f"Ray ended with exit code {self.ray.returncode} while it started: {self._last_line}"
-                )
-            if time.monotonic() > until:
+            ended = self.ray is not None and self.ray.poll() is not None
+            if ended or time.monotonic() > until:
                 return False
             time.sleep(0.05)
         return True
@@ -277,7 +285,7 @@ class Agent:
         if refused and job_facts(self.orders.slurm_id).running:
             subprocess.run(["scancel", self.orders.slurm_id])
 
-    def _clean(self) -> None:
+    def _end_processes(self) -> None:
         if self.ray is not None and self.ray.poll() is None:
             self.ray.terminate()
             with suppress(subprocess.TimeoutExpired):
@@ -290,6 +298,9 @@ class Agent:
                 while os.waitpid(-1, os.WNOHANG)[0]:
                     pass
             time.sleep(0.02)
+
+    def _clean(self) -> None:
+        self._end_processes()
         if self.keep_logs:
             with suppress(OSError, shutil.Error):  # what could not be copied is not worth more than the end
                 shutil.copytree(

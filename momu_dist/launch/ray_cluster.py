@@ -19,7 +19,7 @@ from typing import Any
 from momu_dist.errors import ConfigError, MomuError
 from momu_dist.launch.allocation import Allocation
 from momu_dist.launch.children import Child
-from momu_dist.launch.node import END_S, HEAD_S, KEEP_LOGS, MARK, RAY_S, STOP, Orders
+from momu_dist.launch.node import END_S, HEAD_S, KEEP_LOGS, MARK, RAY_S, RAY_STARTS, STOP, Orders
 from momu_dist.launch.ports import PortPlan
 from momu_dist.launch.work import Work
 
@@ -27,6 +27,8 @@ STATES = ("starting", "ready", "staged", "joined")
 """What a node comes to, in this order."""
 SILENT_S = 60.0
 """After so long without a word a node counts as lost."""
+TOKEN, ADDRESS = "token", "ray.json"
+"""Files of a job's folder, for its owner's eyes only, while its Ray is up."""
 CHECKS_S = 60.0
 """How long a node may take to start its agent and check itself."""
 
@@ -104,7 +106,7 @@ class RayCluster:
         self.ended = False
         self._changed = threading.Event()
         self.head_ip = address_of(allocation.head, others=allocation.nodes[1:])
-        self.token = folder / "token"
+        self.token = folder / TOKEN
         # srun would take SLURM's own for options of its steps: no environment at all, or all GPUs of the job on one node.
         dropped = ("SLURM_EXPORT_ENV", "SLURM_GPUS")
         own = {
@@ -166,7 +168,7 @@ class RayCluster:
 
         Copying shards takes as long as it takes.
         """
-        seconds = {"ready": CHECKS_S, "staged": math.inf, "joined": HEAD_S + RAY_S}[state]
+        seconds = {"ready": CHECKS_S, "staged": math.inf, "joined": HEAD_S + RAY_STARTS * RAY_S}[state]
         until = time.monotonic() + seconds
         while True:
             for node in self.lost():
@@ -191,7 +193,7 @@ class RayCluster:
             "dashboard": f"http://127.0.0.1:{self.ports.dashboard}",
             "token_file": str(self.token),
         }
-        write_secret(self.folder / "ray.json", json.dumps(facts, indent=2))
+        write_secret(self.folder / ADDRESS, json.dumps(facts, indent=2))
 
     def lost(self) -> list[Node]:
         """Return the nodes that no longer take part."""
@@ -215,8 +217,7 @@ class RayCluster:
             node.agent.close(f"{KEEP_LOGS if keep_logs else STOP}\n")
         for node in self.nodes.values():
             node.agent.end(END_S + 2.0)
-        for secret in (self.token, self.folder / "ray.json"):
-            secret.unlink(missing_ok=True)
+        forget_secrets(self.folder)
 
 
 def srun(node: str, cpus: int) -> list[str]:
@@ -242,6 +243,12 @@ def address_of(node: str, others: Sequence[str]) -> str:
     raise ConfigError(
         f"no address of {node} was found by which {others[0]} could reach it; its name does not resolve."
     )
+
+
+def forget_secrets(folder: Path) -> None:
+    """Remove how a job's Ray is entered, also that of an attempt which was killed."""
+    for name in (TOKEN, ADDRESS):
+        (folder / name).unlink(missing_ok=True)
 
 
 def write_secret(path: Path, text: str) -> None:

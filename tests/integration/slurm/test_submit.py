@@ -116,7 +116,7 @@ def test_a_program_runs_on_the_ray_of_a_job(lab: Lab, field: Field, site: str, t
     while any(lab.processes(node) for node in lab.nodes):
         assert time.monotonic() < end, [lab.processes(node) for node in lab.nodes]
         time.sleep(0.2)
-    assert lab.state(job) == "CANCELLED"
+    lab.wait(job, "CANCELLED")
 
 
 def test_the_doctor_looks_at_every_node(lab: Lab, site: str) -> None:

@@ -14,7 +14,7 @@ from momu_dist.cli import main
 from momu_dist.launch.jobs import follow, read_queue
 
 FACTS = {
-    "job": 7, "name": "train_dit", "restart": 2, "work": ["train", "--config", "x"], "nodes": ["n1", "n2"],
+    "job": 7, "name": "train_dit", "restart": 2, "work": ["train", "--config", "x"], "nodes": [{"name": "n1", "cpus": 4}, {"name": "n2", "cpus": 4}],
     "phase": "training", "phases_s": {"ray": 9.5}, "run": "/shared/runs/dit_a2m", "step": 40, "total_steps": 100,
     "failures": 0, "ended": None,
 }  # fmt: skip
@@ -81,7 +81,7 @@ def test_without_jobs_it_says_where_it_looked(
 
 def test_a_line_a_job(add_job: AddJob, set_queue: SetQueue, capsys: pytest.CaptureFixture[str]) -> None:
     add_job(7)
-    add_job(8, ended=ENDED, run=None, phase="ray", total_steps=None, restart=0, nodes=["n1"])
+    add_job(8, ended=ENDED, run=None, phase="ray", total_steps=None, restart=0, nodes=[{"name": "n1"}])
     add_job(9, ended={"code": 0, "why": "done", "first_failure": None}, step=100)
     add_job(11, run=None)
     add_job(100, restart=0)
