@@ -173,7 +173,7 @@ class RayCluster:
         while True:
             for node in self.lost():
                 raise NodeFailure(f"{node.name}: {node.failure()}")
-            waiting = [node for node in self.nodes.values() if STATES.index(node.state) < STATES.index(state)]
+            waiting = [node for node in self.nodes.values() if node.state in STATES[: STATES.index(state)]]
             if not waiting:
                 return
             check()
