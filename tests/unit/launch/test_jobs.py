@@ -14,7 +14,8 @@ from momu_dist.cli import main
 from momu_dist.launch.jobs import follow, read_queue
 
 FACTS = {
-    "job": 7, "name": "train_dit", "restart": 2, "work": ["train", "--config", "x"], "nodes": [{"name": "n1", "cpus": 4}, {"name": "n2", "cpus": 4}],
+    "job": 7, "name": "train_dit", "restart": 2, "work": ["train", "--config", "x"],
+    "nodes": [{"name": "n1", "cpus": 4}, {"name": "n2", "cpus": 4}],
     "phase": "training", "phases_s": {"ray": 9.5}, "run": "/shared/runs/dit_a2m", "step": 40, "total_steps": 100,
     "failures": 0, "ended": None,
 }  # fmt: skip
