@@ -38,6 +38,10 @@ class TrainingError(MomuError):
     """A training that had to stop, such as a loss that is not finite."""
 
 
+class GivenUp(TrainingError):
+    """A training whose workers ended too often, by faults that may go away: another attempt may fare better."""
+
+
 class Stopped(MomuError):
     """A training that was asked to stop and has saved what it has done; the same command goes on."""
 
@@ -45,10 +49,13 @@ class Stopped(MomuError):
 STOPPED = 75
 """The exit code of `Stopped`, the system's EX_TEMPFAIL: try again later."""
 
+GIVEN_UP = 1
+"""The exit code of `GivenUp`."""
+
 
 def exit_code(command: Callable[[], None], stopped: str) -> int:
     """Run a command line's work and return its exit code: 0, 2 after one sentence on stderr, 75 where it was stopped
-    and can go on, 130 after Ctrl-C.
+    and can go on, 1 where faults made it give up, 130 after Ctrl-C.
 
     After Ctrl-C it says what the KeyboardInterrupt says, else `stopped`.
     """
@@ -59,7 +66,7 @@ def exit_code(command: Callable[[], None], stopped: str) -> int:
         return STOPPED
     except MomuError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return GIVEN_UP if isinstance(error, GivenUp) else 2
     except OSError as error:
         print(f"error: {error.filename or 'a file'}: {error.strerror or error}.", file=sys.stderr)
         return 2

@@ -174,8 +174,9 @@ class Job:
             ):
                 raise NodeFailure(f"{node.name} was lost: {node.failure()}")
             if not work.elastic:
-                raise NodeFailure(f"{node.name} was lost, and train.min_workers is not set: {node.failure()}")
-            say(f"{node.name} was lost ({node.failure()}); the training goes on without it")
+                needs_all = ", and train.min_workers is not set" if work.trains else ""
+                raise NodeFailure(f"{node.name} was lost{needs_all}: {node.failure()}")
+            say(f"{node.name} was lost ({node.failure()}); the work goes on without it")
 
     def _hold(self) -> tuple[int, str]:
         self.status.phase("holding")

@@ -74,7 +74,9 @@ class Work:
     @property
     def elastic(self) -> bool:
         """Whether it goes on without some of its nodes."""
-        return self.config is not None and self.fewest < self.config.train.usable(self.config.train.workers)
+        if self.config is None:
+            return not self.command
+        return self.trains and self.fewest < self.config.train.usable(self.config.train.workers)
 
     def on(self, nodes: int, gpus: int) -> Work:
         """Return the work with as many workers as the allocation suggests: one a GPU, or at least one a node.

@@ -22,7 +22,7 @@ from momu_dist.config.schema import RunConfig
 from momu_dist.data.feed import FeedSpec, make_plan, validation_rows
 from momu_dist.data.ray_pipeline import READER_CPUS
 from momu_dist.data.record import table_rows
-from momu_dist.errors import ConfigError, Stopped, TrainingError
+from momu_dist.errors import ConfigError, GivenUp, Stopped, TrainingError
 from momu_dist.train.checkpoint import committed_step
 from momu_dist.train.collective import largest, rank
 from momu_dist.train.folder import RunFolder
@@ -78,7 +78,7 @@ def run_on_ray(config: RunConfig, spec: FeedSpec, total_steps: int) -> None:
     except ray.train.TrainingFailedError as error:
         _raise_failure(folder)
         step = committed_step(folder.checkpoints)
-        raise TrainingError(
+        raise GivenUp(
             f"training of {config.name} was given up (train.max_failures {train.max_failures}); last cause: {_cause(error)}. "
             f"Newest checkpoint: {f'step {step}' if step else 'none'}. Start it again with the same name to continue."
         ) from error
@@ -87,7 +87,7 @@ def run_on_ray(config: RunConfig, spec: FeedSpec, total_steps: int) -> None:
     if finished["steps"] < total_steps and folder.stop_requested():
         raise Stopped(f"stopped as asked after step {committed_step(folder.checkpoints)} of {total_steps}")
     if finished["steps"] < total_steps:
-        raise TrainingError(
+        raise GivenUp(
             f"the workers of {config.name} ended without finishing; look into {folder.path / 'ray'}."
         )
 
