@@ -13,9 +13,9 @@ def run_train(arguments: Sequence[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         print(_parser().format_help(), end="")
         return 0
-    from momu_dist.train.__main__ import main
+    from momu_dist.train.__main__ import as_program
 
-    return main(arguments)
+    return as_program(arguments)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -98,6 +98,8 @@ def write_export(
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     save_file({name: value.contiguous() for name, value in state.items()}, temporary / "model.safetensors")
+    # safetensors makes files for their owner alone; who may read the rest of an export may read its weights.
+    (temporary / "model.safetensors").chmod(temporary.stat().st_mode & 0o666)
     tree = {
         "format": FORMAT,
         "stage": config["stage"],

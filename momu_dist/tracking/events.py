@@ -87,7 +87,7 @@ class Spool:
             return [], 0
         events: list[Event] = []
         lines = 0
-        with self.path.open(encoding="utf-8") as file:
+        with self.path.open(encoding="utf-8", errors="replace") as file:
             for line in islice(file, most):
                 lines += 1
                 try:
@@ -98,10 +98,11 @@ class Spool:
 
     def drop(self, lines: int) -> None:
         """Forget the `lines` oldest; the file goes when nothing is left."""
-        rest = self.path.read_text(encoding="utf-8").splitlines(keepends=True)[lines:]
+        with self.path.open("rb") as file:
+            rest = list(islice(file, lines, None))
         if not rest:
             self.path.unlink()
             return
         partial = self.path.with_suffix(".tmp")
-        partial.write_text("".join(rest), encoding="utf-8")
+        partial.write_bytes(b"".join(rest))
         partial.replace(self.path)

@@ -21,8 +21,9 @@ SQLITE = "sqlite:///"
 
 __all__ = ["SQLITE", "Metric", "MlflowClient", "MlflowException", "Param", "RunTag", "connect"]
 
-for _name in ("alembic", "mlflow.store.db.utils"):
-    logging.getLogger(_name).setLevel(logging.WARNING)  # a page of lines about creating the sqlite tables
+logging.getLogger("alembic").setLevel(logging.WARNING)  # a page of lines about creating the sqlite tables
+# Whole tracebacks of SQLAlchemy at every try against a database that is locked; what went wrong is raised, too.
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 def connect(uri: str) -> MlflowClient:

@@ -46,13 +46,17 @@ class MlflowBackend:
             "model": self._model,
             "finish": self._finish,
         }
+        kind = events[0].kind
+        if kind != "metrics" and kind not in actions:
+            raise Rejected(f"{kind!r} is no event of this version")
         try:
-            if events[0].kind == "metrics":
+            if kind == "metrics":
                 self._metrics(events)
             else:
-                actions[events[0].kind](events[0])
+                actions[kind](events[0])
         except MlflowException as error:
-            if error.error_code in _REFUSALS:
+            # A run or an experiment that was deleted can be restored: what is meant for it waits.
+            if error.error_code in _REFUSALS and "'active' state" not in str(error):
                 raise Rejected(str(error).splitlines()[0][:300]) from error
             raise
 

@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Sequence
 
-from momu_dist.config.load import load_config
-from momu_dist.errors import exit_code
+from momu_dist.errors import STOPPED, exit_code
+
+
+def _leave(number: int, _: object) -> None:
+    """End with the code of a run that was stopped: before training there is nothing to save."""
+    os.write(2, f"stopped by {signal.Signals(number).name}; run the same command again.\n".encode())
+    raise SystemExit(STOPPED)
+
+
+def as_program(arguments: Sequence[str] | None = None) -> int:
+    """Run the command as the whole of this process: SIGTERM and SIGUSR2 are answered while much is still to be imported, and
+    change nothing once it has ended. In between, training answers them.
+    """
+    for number in (signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, _leave)
+    code = main(arguments)
+    for number in (signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    return code
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
+    from momu_dist.config.load import load_config
+
     config = load_config(options.config, options.overrides)
     if options.dry_run:
         from momu_dist.train.dry_run import report
@@ -52,4 +73,4 @@ def _run(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(as_program())

@@ -13,7 +13,7 @@ from momu_dist.config.load import resolved_dict
 from momu_dist.config.schema import RunConfig
 from momu_dist.core.catalog import STAGES
 from momu_dist.data.hashes import file_sha256, folder_sha256
-from momu_dist.errors import CheckpointError, MomuError
+from momu_dist.errors import CheckpointError, MomuError, Stopped
 from momu_dist.inference.export import find_export, link_export, restore_export, write_export
 from momu_dist.tracking import Tracker
 from momu_dist.train.checkpoint import EXPORT, Checkpoint
@@ -105,6 +105,8 @@ def register_best(config: RunConfig, folder: RunFolder, tracker: Tracker) -> Non
             "momu.sha256": str(facts["sha256"]),
             "momu.export_sha256": folder_sha256(target),
         }
+    except Stopped:
+        raise
     except (MomuError, OSError) as error:
         logger.warning("the model of %s was not registered: %s", config.name, error)
         return

@@ -7,6 +7,7 @@ import fcntl
 import json
 import logging
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -179,7 +180,7 @@ class RunFolder:
 
     def tracking_id(self) -> str | None:
         """Return the tracker's id of this run, so that a restart goes on in the same one."""
-        return self._tracking.read_text().strip() if self._tracking.is_file() else None
+        return self._tracking.read_text(errors="replace").strip() if self._tracking.is_file() else None
 
     def keep_tracking_id(self, run_id: str) -> None:
         """Store the tracker's id of this run."""
@@ -255,9 +256,13 @@ def parse_metrics(text: str) -> list[dict[str, Any]]:
             entry = json.loads(line)
         except (ValueError, RecursionError):
             continue
-        if isinstance(entry, dict) and isinstance(entry.get("step"), int):
+        if isinstance(entry, dict) and isinstance(entry.get("step"), int) and _are_numbers(entry):
             entries.append(entry)
     return entries
+
+
+def _are_numbers(entry: Mapping[str, Any]) -> bool:
+    return "time" in entry and all(isinstance(value, int | float) for value in entry.values())
 
 
 @contextmanager
@@ -272,9 +277,12 @@ def writing_to(folder: Path) -> Iterator[None]:
         of_saver = any(
             name in str(error) for name in ("I/O error", "IoError", "inline_container", "PytorchStreamWriter")
         )
-        if not (of_saver or (isinstance(error, OSError) and _is_of(error, folder))):
+        copying = isinstance(error, shutil.Error)  # of several files, each with what the system said, as text
+        if not (of_saver or copying or (isinstance(error, OSError) and _is_of(error, folder))):
             raise
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        reason = (
+            getattr(error, "strerror", None) or str(error.args[0][0][2] if copying else error).splitlines()[0]
+        )
         if isinstance(error, RuntimeError):  # torch's saver, which says no more than where in the file it was
             reason = "torch could not write all of a checkpoint, as on a full disk"
         raise DiskError(

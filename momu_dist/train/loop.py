@@ -211,7 +211,8 @@ class Trainer:
         newest = from_rank_0(self.store.newest() if rank() == 0 else None)
         raise TrainingError(
             f"the {what} of step {step} is not finite; the step was not taken. Clips of that batch: {', '.join(guilty)}. "
-            f"Last good checkpoint: {newest.folder if newest else 'none yet'}. Look at these clips, or lower optim.lr."
+            f"Last checkpoint: {newest.folder if newest else 'none yet'}. Look at these clips, or lower optim.lr; either is "
+            f"another run: begin it under a new name{f' from inputs.init_from={newest.folder}/export' if newest else ''}."
         )
 
     @torch.no_grad()

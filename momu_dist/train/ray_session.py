@@ -7,7 +7,9 @@ import math
 import os
 import secrets
 import shutil
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,14 +75,15 @@ def ray_session(workers: int = 1, cpus_per_worker: float = 1.0) -> Iterator[None
     global _OWN_CPUS
     _OWN_CPUS = max(math.ceil(workers * cpus_per_worker) + SPARE_CPUS, os.cpu_count() or 1)
     try:
-        ray.init(
-            address="local",
-            num_cpus=_OWN_CPUS,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _temp_dir=folder,
-        )
+        with _signals_kept():
+            ray.init(
+                address="local",
+                num_cpus=_OWN_CPUS,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _temp_dir=folder,
+            )
         yield
     finally:
         ray.shutdown()
@@ -88,6 +91,17 @@ def ray_session(workers: int = 1, cpus_per_worker: float = 1.0) -> Iterator[None
         for name in lean:
             os.environ.pop(name, None)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Keep this process's answer to SIGTERM: Ray puts in its own, which ends it with code 15 and without a word."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _own_token() -> None:
@@ -104,7 +118,8 @@ def _own_token() -> None:
 @contextmanager
 def _joined(address: str) -> Iterator[None]:
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        with _signals_kept():
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except ConnectionError as error:
         raise ConfigError(
             f"no Ray answers at RAY_ADDRESS={address}; start one, correct the address, or unset it to use an own Ray."

@@ -48,6 +48,7 @@ def train(config: RunConfig) -> Path:
     size = run_size(config)
     finished = folder.finished()
     if finished is not None and finished["steps"] >= size.total_steps:
+        find_export(finished["export"], stage=config.stage)  # or the sentence that says it is not there
         print(f"{config.name} is finished ({finished['steps']} steps); its model is at {finished['export']}.")
         if waits(folder.path):
             with folder.alone():

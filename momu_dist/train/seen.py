@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from momu_dist.core.tasks.base import Row
 from momu_dist.train.loop import Feed
@@ -40,15 +41,28 @@ def recorded_samples(folder: Path) -> dict[int, list[tuple[int, str]]]:
     """Return the samples (epoch, clip id) of each step over all workers, by step and in no promised order within it."""
     found: dict[int, list[tuple[int, str]]] = {}
     for path in sorted(folder.glob("rank-*.jsonl")):
-        for line in path.read_text().splitlines():
-            entry = json.loads(line)
-            found.setdefault(entry["step"], []).extend((epoch, clip) for epoch, clip in entry["samples"])
+        for entry in map(_entry, path.read_text(errors="replace").splitlines()):
+            if entry is not None:
+                found.setdefault(entry["step"], []).extend((epoch, clip) for epoch, clip in entry["samples"])
     return dict(sorted(found.items()))
 
 
 def _rewind(path: Path, first: int) -> None:
-    """Drop the lines of step `first` and later, and a last line that a crash cut off."""
-    lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    """Drop the lines of step `first` and later, and what a crash cut off or made unreadable."""
+    lines = [
+        line for line in path.read_text(errors="replace").splitlines(keepends=True) if line.endswith("\n")
+    ]
     temporary = path.with_suffix(".writing")
-    temporary.write_text("".join(line for line in lines if json.loads(line)["step"] < first))
+    kept = ((line, _entry(line)) for line in lines)
+    temporary.write_text("".join(line for line, entry in kept if entry is not None and entry["step"] < first))
     temporary.replace(path)
+
+
+def _entry(line: str) -> dict[str, Any] | None:
+    """Return a line's step and samples; None for a line that holds none."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return None
+    whole = isinstance(entry, dict) and isinstance(entry.get("step"), int) and "samples" in entry
+    return entry if whole else None

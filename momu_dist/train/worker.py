@@ -174,6 +174,8 @@ def _train(
         target = folder.samples / f"step-{step:09d}"
         try:
             paths = write_preview(config, weights, facts, exports, target, device)
+        except Stopped:
+            raise
         except (MomuError, ArithmeticError, OSError, RuntimeError, ValueError) as error:
             # A look at a half-trained network, or a full disk, must not end a run of days.
             logger.warning("no preview of step %d: %s", step, error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import resource
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -219,6 +220,18 @@ def test_a_full_disk_is_one_sentence_whoever_writes(tmp_path: Path, save: Callab
     with pytest.raises(DiskError, match="cannot be written .*make room.*the same command"):
         with disk_of(1000), writing_to(tmp_path):
             save({"net": torch.zeros(10**5)}, tmp_path / "file")
+
+
+def test_files_that_could_not_be_copied_are_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "weights").write_bytes(bytes(64))
+
+    def copy(source: str, target: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(DiskError, match="cannot be written .*No space left on device.*; make room"):
+        with writing_to(tmp_path):
+            shutil.copytree(tmp_path / "source", tmp_path / "target", copy_function=copy)
 
 
 def test_an_error_of_the_network_is_not_one_of_the_disk(tmp_path: Path) -> None:

@@ -290,7 +290,7 @@ def test_one_bad_clip_is_named_among_its_micro_batch_only(session: Any) -> None:
 def test_a_bad_loss_before_any_checkpoint_says_so(session: Any) -> None:
     run = session("music_vae")
     run.feed.spoil = lambda step, row: row.update(mel=np.full_like(row["mel"], np.nan))
-    with pytest.raises(TrainingError, match="Last good checkpoint: none yet"):
+    with pytest.raises(TrainingError, match="Last checkpoint: none yet"):
         run.trainer.run()
 
 

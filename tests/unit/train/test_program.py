@@ -1,0 +1,34 @@
+"""`python -m momu_dist.train` as a process: what a scheduler's signals do before there is anything to save."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+def test_a_signal_while_it_still_imports_ends_it_as_stopped(number: signal.Signals, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "momu_dist.train", "--config", str(ROOT / "configs/demo/music_vae.yaml")]
+    process = subprocess.Popen([*command, f"out={tmp_path}"], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 30
+    while not caught(process.pid) >> (number - 1) & 1:
+        assert time.monotonic() < until and process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 75, said
+    assert f"stopped by {number.name}" in said and "Traceback" not in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def caught(pid: int) -> int:
+    """The signals that a process answers itself, as a mask."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt")), 16)
