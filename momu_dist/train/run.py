@@ -18,7 +18,7 @@ from momu_dist.data.feed import FeedSpec, LocalFeed
 from momu_dist.data.latents import UnitRunner, in_process
 from momu_dist.data.manifest import Manifest
 from momu_dist.data.progress import progress
-from momu_dist.errors import ConfigError, Stopped
+from momu_dist.errors import CheckpointError, ConfigError, Stopped
 from momu_dist.inference.export import Export, find_export
 from momu_dist.tracking import auto_uri, check_uri, open_tracker, send_waiting, waits
 from momu_dist.tracking.registry import resolve
@@ -48,8 +48,8 @@ def train(config: RunConfig) -> Path:
     size = run_size(config)
     finished = folder.finished()
     if finished is not None and finished["steps"] >= size.total_steps:
-        find_export(finished["export"], stage=config.stage)  # or the sentence that says it is not there
-        print(f"{config.name} is finished ({finished['steps']} steps); its model is at {finished['export']}.")
+        find_export(folder.export, stage=config.stage)  # or the sentence that says it is not there
+        print(f"{config.name} is finished ({finished['steps']} steps); its model is at {folder.export}.")
         if waits(folder.path):
             with folder.alone():
                 send_waiting(config.tracking.uri, config.tracking.experiment, folder.path)
@@ -94,6 +94,11 @@ def _train(
 ) -> None:
     newest = newest_checkpoint(folder.checkpoints, tqdm.write)
     done = newest.step if newest else 0
+    if newest is None and folder.export.is_dir():
+        raise CheckpointError(
+            f"{folder.checkpoints} holds no checkpoint, but {folder.export} was made from one; bring the checkpoints back, or "
+            f"delete {folder.path} to start anew."
+        )
     if newest:
         print(f"{config.name} goes on at step {done} of {size.total_steps} (checkpoint {newest.folder}).")
     local = config.train.strategy == "local"

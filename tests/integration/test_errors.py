@@ -155,6 +155,24 @@ def test_finished_run_says_so(prepared: Manifest, tiny_runs: Path, tiny_override
     assert (tiny_runs / "music_vae" / "metrics.jsonl").read_text() == before
 
 
+def test_finished_run_without_its_model(train: Callable[..., str], tiny_runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_runs / "music_vae", tmp_path / "out" / "music_vae")
+    shutil.rmtree(tmp_path / "out" / "music_vae" / "export")
+    assert "no trained model at" in train("music_vae")
+
+
+def test_a_run_whose_checkpoints_are_gone_does_not_start_anew(
+    train: Callable[..., str], tiny_runs: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "out" / "music_vae"
+    shutil.copytree(tiny_runs / "music_vae", folder)
+    shutil.rmtree(folder / "checkpoints")
+    (folder / "finished.json").unlink()
+    text = train("music_vae")
+    assert "holds no checkpoint" in text and f"delete {folder} to start anew" in text
+    assert (folder / "export" / "model.json").is_file()
+
+
 def test_same_name_with_other_settings(train: Callable[..., str], tiny_runs: Path, tmp_path: Path) -> None:
     """Also where that run is finished: its result is not the one that was asked for."""
     shutil.copytree(tiny_runs / "music_vae", tmp_path / "out" / "music_vae")
