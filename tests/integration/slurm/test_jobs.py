@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from faults import Field, assert_every_sample_once, losses, steps_logged
-from lab import Lab
+from lab import FINAL, Lab
 from momu_dist.launch.ports import plan
 
 pytestmark = pytest.mark.slurm
@@ -70,8 +70,9 @@ class Submitted:
 
 
 @pytest.fixture
-def submit(lab: Lab, field: Field, tmp_path: Path) -> Callable[..., Submitted]:
+def submit(lab: Lab, field: Field, tmp_path: Path) -> Iterator[Callable[..., Submitted]]:
     """(name, flags of sbatch, overrides) -> a submitted training on two nodes with a worker on each."""
+    jobs: list[int] = []
 
     def submitted(
         name: str,
@@ -90,11 +91,18 @@ def submit(lab: Lab, field: Field, tmp_path: Path) -> Callable[..., Submitted]:
             *field.overrides("dit_a2m", "ddp", name, *given), *extra,
             cwd=ROOT, env={"OMP_NUM_THREADS": "1", **(env or {})},
         )  # fmt: skip
+        jobs.append(number)
         return Submitted(
             lab, number, field.root / "runs" / name, config, tmp_path / f"train_dit-{number}.out"
         )
 
-    return submitted
+    yield submitted
+    for number in jobs:  # what a test that failed left would take the cores from the next one
+        if lab.state(number) not in FINAL:
+            lab.cancel(number)
+    end = time.monotonic() + 60
+    while any(lab.state(number) not in FINAL for number in jobs) and time.monotonic() < end:
+        time.sleep(0.2)
 
 
 def test_a_training_runs_on_two_nodes(submit: Callable[..., Submitted], lab: Lab, field: Field) -> None:
