@@ -127,7 +127,7 @@ def test_neighbours_are_not_disturbed(submit: Callable[..., Submitted], lab: Lab
 
     All belong to one user, so nothing keeps them apart but that each ends only what it started.
     """
-    ray = str(ROOT / ".venv" / "bin" / "ray")
+    ray = ("env", "RAY_AUTH_MODE=disabled", str(ROOT / ".venv" / "bin" / "ray"))
     other = (
         "--num-cpus=1",
         "--disable-usage-stats",
@@ -135,7 +135,7 @@ def test_neighbours_are_not_disturbed(submit: Callable[..., Submitted], lab: Lab
         "--object-store-memory=100000000",
     )
     address = lab.on_node(
-        "node1", ray, "start", "--head", "--port=6379", "--node-ip-address=127.0.0.1", *other
+        "node1", *ray, "start", "--head", "--port=6379", "--node-ip-address=127.0.0.1", *other
     )
     assert "Ray runtime started" in address.stdout
     theirs = set(lab.processes("node1"))
@@ -156,10 +156,10 @@ def test_neighbours_are_not_disturbed(submit: Callable[..., Submitted], lab: Lab
         steps = steps_logged(one.run)
         assert steps == list(range(1, len(steps) + 1))
         assert set(lab.processes("node1")) == theirs
-        status = lab.on_node("node1", ray, "status", "--address=127.0.0.1:6379")
+        status = lab.on_node("node1", *ray, "status", "--address=127.0.0.1:6379")
         assert "1 node_" in status.stdout
     finally:
-        lab.on_node("node1", ray, "stop", "--force", check=False)
+        lab.on_node("node1", *ray, "stop", "--force", check=False)
     lab.on_node("node1", "rm", "-rf", "/tmp/ray")
     for job in (one, two):
         job.leaves_nothing()
