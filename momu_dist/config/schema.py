@@ -100,6 +100,13 @@ class TrainConfig(Checked):
         """Samples a worker takes at once, however many workers there are at the time."""
         return self.micro_batch or self.global_batch // self.usable(self.workers)
 
+    @property
+    def fewest(self) -> int:
+        """Workers without which the run cannot go on: those it starts with, but for one whose number may change."""
+        usable = self.usable(self.workers)
+        least = usable if self.min_workers is None else min(self.min_workers, usable)
+        return next(n for n in range(least, usable + 1) if self.fits(n))
+
     def fits(self, workers: int) -> bool:
         """Whether so many workers can share the global batch in whole micro-batches."""
         return self.global_batch % (workers * self.micro) == 0

@@ -61,15 +61,8 @@ class Work:
 
     @property
     def fewest(self) -> int:
-        """Workers without which it cannot go on: all, but for a training whose number may change."""
-        if self.config is None:
-            return 0
-        train = self.config.train
-        usable = train.usable(train.workers)
-        if train.min_workers is None:
-            return usable
-        rounded = replace(train, workers=usable, min_workers=None)
-        return next(n for n in range(min(train.min_workers, usable), usable + 1) if rounded.fits(n))
+        """Workers without which it cannot go on."""
+        return 0 if self.config is None else self.config.train.fewest
 
     @property
     def elastic(self) -> bool:

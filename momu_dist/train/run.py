@@ -193,12 +193,8 @@ def _run_on_ray(config: RunConfig, spec: FeedSpec, total_steps: int) -> None:
 def _with_usable_workers(config: RunConfig) -> RunConfig:
     """Return the run with numbers of workers that can share the global batch; `warnings` says what is rounded."""
     train = config.train
-    usable = train.usable(train.workers)
-    rounded = replace(train, workers=usable, min_workers=None)
-    if train.min_workers is None:
-        return replace(config, train=rounded)
-    fewest = next(n for n in range(min(train.min_workers, usable), usable + 1) if rounded.fits(n))
-    return replace(config, train=replace(rounded, min_workers=fewest))
+    fewest = None if train.min_workers is None else train.fewest
+    return replace(config, train=replace(train, workers=train.usable(train.workers), min_workers=fewest))
 
 
 def _with_ray_device(config: RunConfig) -> RunConfig:

@@ -141,13 +141,23 @@ def test_a_missing_shared_folder_is_refused(played: Play) -> None:
     assert "/nowhere/shared is not there" in str(agent.heard("failed")["why"])
 
 
+@pytest.fixture
+def slurm_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """(state) -> from now on the controller has every job in it."""
+
+    def says(state: str) -> None:
+        scontrol = tmp_path / "scontrol"
+        scontrol.write_text(f"#!/bin/sh\necho JobId=1 JobState={state} EndTime=x\n")
+        scontrol.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    return says
+
+
 def test_sigterm_of_a_job_that_slurm_ends_is_obeyed_before_sigkill(
-    played: Play, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    played: Play, slurm_says: Callable[[str], None]
 ) -> None:
-    scontrol = tmp_path / "scontrol"
-    scontrol.write_text("#!/bin/sh\necho JobId=1 JobState=CANCELLED EndTime=x\n")
-    scontrol.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    slurm_says("CANCELLED")
     agent = played(STARTS)
     agent.heard("joined")
     began = time.monotonic()
@@ -157,12 +167,9 @@ def test_sigterm_of_a_job_that_slurm_ends_is_obeyed_before_sigkill(
 
 
 def test_sigterm_of_a_job_with_a_time_of_grace_is_left_to_the_launcher(
-    played: Play, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    played: Play, slurm_says: Callable[[str], None]
 ) -> None:
-    scontrol = tmp_path / "scontrol"
-    scontrol.write_text("#!/bin/sh\necho JobId=1 JobState=RUNNING EndTime=x\n")
-    scontrol.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    slurm_says("RUNNING")
     agent = played(STARTS)
     agent.heard("joined")
     agent.process.send_signal(signal.SIGTERM)
