@@ -17,7 +17,8 @@ import torch
 from momu_dist.core.metrics.beats import beat_score
 from momu_dist.data.audio_io import read_audio
 from momu_dist.data.sources.music import SUFFIXES
-from momu_dist.inference.generator import Generator, Request
+from momu_dist.inference.generator import Generator
+from momu_dist.inference.request import Request
 from report import machine_line, table
 
 RATE_HZ = 16000

@@ -14,7 +14,8 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -23,8 +24,9 @@ from torch import Tensor
 from momu_dist.core.audio.mel import SAMPLE_RATE
 from momu_dist.core.audio.onsets import onset_times
 from momu_dist.core.catalog import SAMPLERS
+from momu_dist.core.diffusion.batching import Walkers
 from momu_dist.core.diffusion.guidance import ConditionalModel
-from momu_dist.core.diffusion.samplers import Denoiser, OnStep, Sampler
+from momu_dist.core.diffusion.samplers import Sampler, Steps
 from momu_dist.core.diffusion.schedule import NoiseSchedule
 from momu_dist.core.motion.kinematics import kinematic_beats
 from momu_dist.core.random import Seed
@@ -58,40 +60,15 @@ class Counted:
         return self.model(z, t, condition, lengths, drop)
 
 
-@dataclass(frozen=True)
-class Problem:
-    """One batch as a sampler gets it."""
-
-    denoiser: Denoiser
-    schedule: NoiseSchedule
-    z_T: Tensor
-    seeds: Sequence[Seed]
-
-    def solve(self, sampler: str, n_steps: int) -> Tensor:
-        """Return z_0 (B, C, L)."""
-        return SAMPLERS[sampler](self.denoiser, self.schedule, self.z_T, n_steps=n_steps, seeds=self.seeds)
-
-
 @dataclass
 class Kept:
-    """A sampler that keeps the batches it was given and, by seed, the latents (C, L) it made."""
+    """A sampler that keeps, by seed, the latents (C, L) it made."""
 
     sampler: Sampler
-    problems: list[Problem] = field(default_factory=list)
     latents: dict[Seed, Tensor] = field(default_factory=dict)
 
-    def __call__(
-        self,
-        denoiser: Denoiser,
-        schedule: NoiseSchedule,
-        z_T: Tensor,
-        *,
-        n_steps: int,
-        seeds: Sequence[Seed],
-        on_step: OnStep | None = None,
-    ) -> Tensor:
-        z_0 = self.sampler(denoiser, schedule, z_T, n_steps=n_steps, seeds=seeds, on_step=on_step)
-        self.problems.append(Problem(denoiser, schedule, z_T, seeds))
+    def __call__(self, schedule: NoiseSchedule, z_T: Tensor, *, n_steps: int, seeds: Sequence[Seed]) -> Steps:
+        z_0 = yield from self.sampler(schedule, z_T, n_steps=n_steps, seeds=seeds)
         self.latents |= dict(zip(seeds, z_0, strict=True))
         return z_0
 
@@ -130,33 +107,39 @@ def measure(
         else [kinematic_beats(clip.motion_px) for clip in clips]
     )
     results: list[Result] = []
-    problems: list[Problem] = []
     lengths: dict[int, int] = {}
     for sampler, steps in SETTINGS:
         counted.calls = counted.rows = 0
-        kept = Kept(SAMPLERS[sampler])
         settings = EvaluationSettings(steps, guidance, guidance, sampler=KEPT)
         requests = [request_for(direction, clip, i, settings) for i, clip in enumerate(clips)]
-        SAMPLERS[KEPT] = kept
-        try:
+        with _keeping(sampler) as kept:
             samples = own.generate(requests)
-        finally:
-            del SAMPLERS[KEPT]
         found = [sample.onsets_s if direction == "m2a" else sample.beats_s for sample in samples]
-        problems, lengths = kept.problems, {s.request.seed: len(s.motion_px) // 2 for s in samples}
+        lengths = {s.request.seed: len(s.motion_px) // 2 for s in samples}
         results.append(
             Result(
-                sampler, steps, counted.calls / len(problems), counted.rows / len(samples), paired(truth, found),
+                sampler, steps, counted.calls, counted.rows / len(samples), paired(truth, found),
                 shuffled(truth, found, [clip.group_id for clip in clips]), kept.latents,
             )
         )  # fmt: skip
     for _ in range(rounds):
         for result in results:
-            result.seconds.append(_seconds(problems, result.sampler, result.steps))
-    reference = {
-        seed: z for p in problems for seed, z in zip(p.seeds, p.solve("ddim", reference_steps), strict=True)
-    }
-    return [_row(direction, result, distance(result.latents, reference, lengths)) for result in results]
+            settings = EvaluationSettings(result.steps, guidance, guidance, sampler=result.sampler)
+            result.seconds.append(_seconds(own, direction, clips, settings))
+    with _keeping("ddim") as kept:
+        settings = EvaluationSettings(reference_steps, guidance, guidance, sampler=KEPT)
+        own.generate([request_for(direction, clip, i, settings) for i, clip in enumerate(clips)])
+    return [_row(direction, result, distance(result.latents, kept.latents, lengths)) for result in results]
+
+
+@contextmanager
+def _keeping(sampler: str) -> Iterator[Kept]:
+    """The sampler of that name under the name KEPT, keeping what it makes."""
+    SAMPLERS[KEPT] = kept = Kept(SAMPLERS[sampler])
+    try:
+        yield kept
+    finally:
+        del SAMPLERS[KEPT]
 
 
 def distance(
@@ -170,11 +153,20 @@ def distance(
     return statistics.fmean(ratios)
 
 
-def _seconds(problems: Sequence[Problem], sampler: str, steps: int) -> tuple[float, float]:
+def _seconds(
+    generator: Generator, direction: str, clips: Sequence[PreparedClip], settings: EvaluationSettings
+) -> tuple[float, float]:
+    requests = [request_for(direction, clip, i, settings) for i, clip in enumerate(clips)]
+    walks = [generator.walk(generator.prepare(request)) for request in requests]
     began, cpu_began = time.perf_counter(), time.process_time()
-    for problem in problems:
-        # Numbers on the CPU: on a GPU the work is done only then.
-        problem.solve(sampler, steps).cpu()
+    for start in range(0, len(walks), generator.max_batch):
+        walkers: Walkers[int] = Walkers(generator.networks)
+        for i, walk in enumerate(walks[start : start + generator.max_batch]):
+            walkers.join(i, walk)
+        while len(walkers):
+            # Numbers on the CPU: on a GPU the work is done only then.
+            for latents in walkers.step().values():
+                latents[0].cpu()
     return time.perf_counter() - began, time.process_time() - cpu_began
 
 
@@ -215,8 +207,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     print(
         f"{len(clips)} clips of the {options.split} split, {seconds:.2f} s each on average, guidance {options.guidance:g}; "
-        f"seconds: all clips, sampling alone, median of {options.rounds} rounds; network calls: a batch, counted, both "
-        f"branches of the guidance in one; distance: mean relative L2 of the latents to DDIM {options.reference_steps}.\n"
+        f"seconds: all clips, sampling alone, median of {options.rounds} rounds; network calls: for all clips, {generator.max_batch} at a time, "
+        f"both branches of the guidance in one; distance: mean relative L2 of the latents to DDIM {options.reference_steps}.\n"
     )
     print(table(HEAD, rows))
 

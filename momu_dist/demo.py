@@ -23,10 +23,11 @@ from momu_dist.data.sources import make_source
 from momu_dist.errors import ConfigError
 from momu_dist.inference.curves import draw_curves
 from momu_dist.inference.evaluate import EvaluationSettings, evaluate_beats
-from momu_dist.inference.generator import Generator, Request, Sample, variations
+from momu_dist.inference.generator import Generator
 from momu_dist.inference.outputs import write_sample
 from momu_dist.inference.page import Page
 from momu_dist.inference.page import Sample as Card
+from momu_dist.inference.request import Request, Sample, variations
 from momu_dist.train.ray_session import cpus_per_core, ray_session
 from momu_dist.train.run import train
 

@@ -58,7 +58,7 @@ def add_generate(commands: Commands) -> None:
     parser.add_argument(
         "--sampler",
         help="ddim; dpm++, of second order, so fewer steps do; ddpm, all steps of the schedule, whatever --steps says; "
-        "joint takes ddim only (ddim)",
+        "joint takes no ddpm (ddim)",
     )
     parser.add_argument(
         "--vocoder",
@@ -78,10 +78,11 @@ def add_generate(commands: Commands) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     from momu_dist.data.progress import progress
-    from momu_dist.inference.generator import Generator, Request, variations
+    from momu_dist.inference.generator import Generator
     from momu_dist.inference.inputs import read_inputs
     from momu_dist.inference.likeness import read_recipe
     from momu_dist.inference.outputs import output_folder, write_sample
+    from momu_dist.inference.request import Request, variations
     from momu_dist.tracking.registry import resolve
 
     if options.n < 1:

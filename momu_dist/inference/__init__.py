@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from momu_dist.data.audio_io import read_audio
-    from momu_dist.inference.generator import Generator, Request, Sample
+    from momu_dist.inference.generator import Generator
     from momu_dist.inference.outputs import write_sample
+    from momu_dist.inference.request import Request, Sample
 
 __all__ = ["Generator", "Request", "Sample", "read_audio", "write_sample"]
 
@@ -16,8 +17,8 @@ __all__ = ["Generator", "Request", "Sample", "read_audio", "write_sample"]
 # of sound and pictures behind these names would double the seconds before its first step.
 _PLACES = {
     "Generator": "momu_dist.inference.generator",
-    "Request": "momu_dist.inference.generator",
-    "Sample": "momu_dist.inference.generator",
+    "Request": "momu_dist.inference.request",
+    "Sample": "momu_dist.inference.request",
     "read_audio": "momu_dist.data.audio_io",
     "write_sample": "momu_dist.inference.outputs",
 }

@@ -17,7 +17,8 @@ from momu_dist.core.motion.bones import correct_bones
 from momu_dist.core.motion.kinematics import kinematic_beats
 from momu_dist.core.tasks.base import motion_channels, motion_from_channels
 from momu_dist.data.clips import PreparedClip
-from momu_dist.inference.generator import Generator, Request, Sample
+from momu_dist.inference.generator import Generator
+from momu_dist.inference.request import Request, Sample
 
 Times = NDArray[np.float64]
 

@@ -8,8 +8,8 @@ from typing import Any
 from momu_dist.core.motion.cleaning import fill_gaps
 from momu_dist.data.audio_io import read_audio
 from momu_dist.errors import DataError
-from momu_dist.inference.generator import MAX_SECONDS
 from momu_dist.inference.motion_io import read_motion
+from momu_dist.inference.request import MAX_SECONDS
 
 # What is longer than a request may be is cut by its `seconds`; the whole file is decoded for that, so it has a limit too.
 MAX_CUT_SECONDS = 7200.0

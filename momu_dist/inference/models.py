@@ -23,11 +23,12 @@ DIRECTIONS = {"m2a": "dit_m2a", "a2m": "dit_a2m"}
 
 @dataclass(frozen=True)
 class Denoising:
-    """A diffusion transformer as a predictor of eps, with its schedule."""
+    """A diffusion transformer as a predictor of eps, with its schedule; `max_latents` where its positions end."""
 
     eps: ConditionalModel
     schedule: NoiseSchedule
     channels: int
+    max_latents: int | None = None
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,9 @@ def denoising_of(dit: nn.Module, export_config: object, device: torch.device) ->
     """Return `dit` ready for sampling, given its run's config."""
     model, loss = export_config.model, export_config.loss  # type: ignore[attr-defined]
     schedule = NoiseSchedule.linear(loss.diffusion_steps)
-    return Denoising(as_eps(dit.to(device).eval(), schedule, model.prediction), schedule, model.in_channels)
+    eps = as_eps(dit.to(device).eval(), schedule, model.prediction)
+    longest = (model.max_len - 1) // 2 if model.positions == "learned" else None
+    return Denoising(eps, schedule, model.in_channels, longest)
 
 
 def load_models(checkpoints: Sequence[str | Path], device: torch.device) -> Models:

@@ -12,10 +12,10 @@ from typing import Any
 
 from momu_dist.core.audio.mel import MEL_RATE_HZ, SAMPLE_RATE
 from momu_dist.errors import DataError
-from momu_dist.inference.generator import Sample
 from momu_dist.inference.media import write_mp4, write_wav
 from momu_dist.inference.motion_export import write_bvh, write_csv
 from momu_dist.inference.motion_io import save_motion_npz, write_openpose_json
+from momu_dist.inference.request import Sample
 from momu_dist.inference.sheet import draw_sheet
 from momu_dist.inference.writing import naming
 

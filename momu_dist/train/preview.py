@@ -23,10 +23,11 @@ from momu_dist.core.tasks.base import motion_channels, motion_from_channels
 from momu_dist.data.clips import PreparedClip, first_clips
 from momu_dist.data.manifest import Manifest
 from momu_dist.inference.export import Export
-from momu_dist.inference.generator import Generator, Request, Sample
+from momu_dist.inference.generator import Generator
 from momu_dist.inference.media import write_wav
 from momu_dist.inference.models import DIRECTIONS, Models, denoising_of, load_vae
 from momu_dist.inference.outputs import output_folder, write_sample
+from momu_dist.inference.request import Request, Sample
 from momu_dist.inference.vocoders import hint_griffin_lim
 from momu_dist.train.loop import Weights
 

@@ -12,8 +12,9 @@ from scipy.interpolate import CubicSpline
 from torch import Tensor
 
 from momu_dist.core import catalog
-from momu_dist.core.diffusion.guidance import classifier_free, cross_guidance
-from momu_dist.core.diffusion.samplers import Denoiser, ddim, ddim_step, ddpm, dpm_solver_pp
+from momu_dist.core.diffusion.batching import Walkers
+from momu_dist.core.diffusion.guidance import ConditionalModel, Walk, classifier_free, cross_guidance
+from momu_dist.core.diffusion.samplers import Denoiser, ddim, ddim_step, ddpm, dpm_solver_pp, sample
 from momu_dist.core.diffusion.schedule import NoiseSchedule
 from momu_dist.core.random import randn_each
 from momu_dist.errors import ConfigError
@@ -40,28 +41,38 @@ class Gaussian:
         return self(z, t)
 
 
+def end_of(walk: Walk, net: ConditionalModel) -> tuple[Tensor, ...]:
+    """The latents of one walk whose networks are all `net`."""
+    walkers: Walkers[str] = Walkers({"m2a": net, "a2m": net})
+    walkers.join("alone", walk)
+    while not (ended := walkers.step()):
+        pass
+    return ended["alone"]
+
+
 def run_ddim(denoiser: Denoiser, schedule: NoiseSchedule, z_T: Tensor, seeds: list[int]) -> Tensor:
-    return ddim(denoiser, schedule, z_T, n_steps=200)
+    return sample(ddim(schedule, z_T, n_steps=200), denoiser)
 
 
 def run_guided(denoiser: Denoiser, schedule: NoiseSchedule, z_T: Tensor, seeds: list[int]) -> Tensor:
     """Guidance between two equal branches changes nothing, whatever its scale."""
     assert isinstance(denoiser, Gaussian)
-    return ddim(classifier_free(denoiser.conditional, z_T, 3.0), schedule, z_T, n_steps=200)
+    walk = classifier_free(ddim(schedule, z_T, n_steps=200), "m2a", z_T, 3.0)
+    return end_of(walk, denoiser.conditional)[0]
 
 
 def run_cross(denoiser: Denoiser, schedule: NoiseSchedule, z_T: Tensor, seeds: list[int]) -> Tensor:
     assert isinstance(denoiser, Gaussian)
-    net = denoiser.conditional
-    return cross_guidance(net, net, schedule, z_T, z_T.flip(1), n_steps=200)[0]
+    music, motion = (ddim(schedule, z, n_steps=200) for z in (z_T, z_T.flip(1)))
+    return end_of(cross_guidance(music, motion, schedule), denoiser.conditional)[0]
 
 
 def run_ddpm(denoiser: Denoiser, schedule: NoiseSchedule, z_T: Tensor, seeds: list[int]) -> Tensor:
-    return ddpm(denoiser, schedule, z_T, seeds=seeds)
+    return sample(ddpm(schedule, z_T, seeds=seeds), denoiser)
 
 
 def run_dpm(denoiser: Denoiser, schedule: NoiseSchedule, z_T: Tensor, seeds: list[int]) -> Tensor:
-    return dpm_solver_pp(denoiser, schedule, z_T, n_steps=20)
+    return sample(dpm_solver_pp(schedule, z_T, n_steps=20), denoiser)
 
 
 SAMPLERS: dict[str, Sampler] = {
@@ -129,16 +140,14 @@ def test_every_sampler_of_the_catalog_is_held_to_these_promises() -> None:
 def test_samplers_of_the_catalog_are_called_alike(name: str, schedule: NoiseSchedule) -> None:
     run = catalog.SAMPLERS[name]
     told: list[tuple[int, int]] = []
-    z_0 = run(
-        Gaussian(schedule), schedule, start([1, 2], 3), n_steps=50, seeds=[1, 2],
-        on_step=lambda done, total: told.append((done, total)),
-    )  # fmt: skip
+    steps = run(schedule, start([1, 2], 3), n_steps=50, seeds=[1, 2])
+    z_0 = sample(steps, Gaussian(schedule), lambda done, total: told.append((done, total)))
     assert z_0.shape == (2, CHANNELS, 3) and told[-1][0] == told[-1][1] == len(told)
 
 
 def test_ddpm_takes_all_steps_whatever_it_is_told(schedule: NoiseSchedule) -> None:
     few, all_of_them = (
-        ddpm(Gaussian(schedule), schedule, start([1], 3), n_steps=n, seeds=[1]) for n in (2, None)
+        sample(ddpm(schedule, start([1], 3), n_steps=n, seeds=[1]), Gaussian(schedule)) for n in (2, None)
     )
     assert torch.equal(few, all_of_them)
 
@@ -158,7 +167,7 @@ def test_the_error_has_the_order_that_is_claimed(
     counts, errors = [160, 320, 640], []
     for n in counts:
         first = fine.n_steps - 1 if from_the_top else fine.ddim_steps(n)[-1]
-        found = run(Gaussian(fine), fine, z_T, n_steps=n)
+        found = sample(run(fine, z_T, n_steps=n), Gaussian(fine))
         errors.append((found - _exact_flow(fine, z_T, first)).abs().max().item())
     slope = -np.polyfit(np.log(counts), np.log(errors), 1)[0]
     assert slope == pytest.approx(order, abs=0.05), dict(zip(counts, errors, strict=True))
@@ -170,7 +179,7 @@ def test_on_the_real_table_twenty_steps_of_second_order_beat_many_of_first(sched
     exact = _exact_flow(schedule, z_T, schedule.n_steps - 1)
 
     def error(run: Any, n: int) -> float:
-        return (run(Gaussian(schedule), schedule, z_T, n_steps=n) - exact).abs().max().item()
+        return (sample(run(schedule, z_T, n_steps=n), Gaussian(schedule)) - exact).abs().max().item()
 
     assert error(dpm_solver_pp, 20) < error(ddim, 500)
 
@@ -186,7 +195,7 @@ def test_dpm_solver_calls_the_network_once_a_step_and_never_twice_at_one(
         visited.append(int(t[0]))
         return ideal(z, t)
 
-    dpm_solver_pp(denoiser, schedule, start([1, 2], 3), n_steps=n)
+    sample(dpm_solver_pp(schedule, start([1, 2], 3), n_steps=n), denoiser)
     assert len(visited) == n == len(set(visited)) and visited == sorted(visited, reverse=True)
     assert visited[0] == schedule.n_steps - 1 and visited[-1] > 0
 
@@ -195,7 +204,7 @@ def test_the_first_step_of_dpm_solver_is_that_of_ddim(schedule: NoiseSchedule) -
     z_T = start([1], 5).double()
     last = schedule.n_steps - 1
     eps = Gaussian(schedule)(z_T, torch.tensor([last]))
-    found = dpm_solver_pp(Gaussian(schedule), schedule, z_T, n_steps=1)
+    found = sample(dpm_solver_pp(schedule, z_T, n_steps=1), Gaussian(schedule))
     torch.testing.assert_close(found, ddim_step(schedule, z_T, eps, last, 0))
 
 
@@ -209,14 +218,14 @@ def test_dpm_solver_is_exact_where_the_clean_latent_is_known(schedule: NoiseSche
         return (z - a_bar.sqrt() * clean) / (1 - a_bar).sqrt()
 
     top, bottom = torch.tensor([schedule.n_steps - 1]), torch.tensor([0])
-    found = dpm_solver_pp(denoiser, schedule, schedule.q_sample(clean, top, eps), n_steps=n)
+    found = sample(dpm_solver_pp(schedule, schedule.q_sample(clean, top, eps), n_steps=n), denoiser)
     torch.testing.assert_close(found, schedule.q_sample(clean, bottom, eps))
 
 
 def test_as_many_steps_as_the_table_has_are_refused(schedule: NoiseSchedule) -> None:
     for n in (0, 1000):
         with pytest.raises(ConfigError, match=f"1 to 999 steps, found {n}"):
-            dpm_solver_pp(Gaussian(schedule), schedule, start([1], 2), n_steps=n)
+            sample(dpm_solver_pp(schedule, start([1], 2), n_steps=n), Gaussian(schedule))
 
 
 def test_ddpm_is_the_affine_map_of_its_noise_that_follows_from_bayes() -> None:
@@ -227,14 +236,14 @@ def test_ddpm_is_the_affine_map_of_its_noise_that_follows_from_bayes() -> None:
     for t, (gain, shift, spread) in _ancestral_steps(schedule):
         noise = randn_each(seeds, (6, CHANNELS), f"ddpm-{t}").transpose(1, 2).double()
         expected = gain * expected + shift + spread * noise
-    found = ddpm(Gaussian(schedule), schedule, z_T, seeds=seeds)
+    found = sample(ddpm(schedule, z_T, seeds=seeds), Gaussian(schedule))
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
 def test_ddpm_has_the_mean_and_the_variance_of_the_recursion(schedule: NoiseSchedule) -> None:
     seeds = [1, 2, 3]
     mean, variance = _ancestral_moments(schedule, 0.0, 1.0)
-    z_0 = ddpm(Gaussian(schedule), schedule, start(seeds, 2000), seeds=seeds).double()
+    z_0 = sample(ddpm(schedule, start(seeds, 2000), seeds=seeds), Gaussian(schedule)).double()
     n = z_0.numel()
     assert z_0.mean().item() == pytest.approx(mean, abs=4 * (variance / n) ** 0.5)
     assert z_0.var().item() == pytest.approx(variance, rel=4 * (2 / n) ** 0.5)
@@ -257,13 +266,13 @@ def test_ddpm_keeps_the_mean_and_its_variance_converges() -> None:
 
 def test_ddpm_asks_for_one_seed_a_sample(schedule: NoiseSchedule) -> None:
     with pytest.raises(ValueError, match="1 seeds for 2 samples"):
-        ddpm(Gaussian(schedule), schedule, torch.zeros(2, 1, 4), seeds=[1])
+        sample(ddpm(schedule, torch.zeros(2, 1, 4), seeds=[1]), Gaussian(schedule))
 
 
 def test_progress_is_reported_for_every_step(schedule: NoiseSchedule) -> None:
     seen: list[tuple[int, int]] = []
-    ddim(Gaussian(schedule), schedule, start([1], 2), n_steps=4, on_step=lambda i, n: seen.append((i, n)))
-    ddpm(Gaussian(schedule), schedule, start([1], 2), seeds=[1], on_step=lambda i, n: seen.append((i, n)))
+    for steps in (ddim(schedule, start([1], 2), n_steps=4), ddpm(schedule, start([1], 2), seeds=[1])):
+        sample(steps, Gaussian(schedule), lambda i, n: seen.append((i, n)))
     assert seen == [(i, 4) for i in range(1, 5)] + [(i, 1000) for i in range(1, 1001)]
 
 

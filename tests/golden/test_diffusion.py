@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from momu_dist.core.diffusion.batching import Walkers
 from momu_dist.core.diffusion.guidance import cross_guidance
-from momu_dist.core.diffusion.samplers import descending
+from momu_dist.core.diffusion.samplers import ddim, descending
 from momu_dist.core.diffusion.schedule import NoiseSchedule
 
 GUIDANCE = 3.0  # the scale the golden run used (its README)
@@ -94,7 +95,12 @@ def test_cross_guided_steps_and_joint_results(
     z_a, z_m = (torch.from_numpy(arrays[key])[None] for key in ("za_T", "zm_T"))
     for gamma, n_cross in counts.items():
         eps_a.n_conditional = eps_m.n_conditional = 0
-        out_a, out_m = cross_guidance(eps_a, eps_m, schedule, z_a, z_m, n_steps, float(gamma), GUIDANCE)
+        music, motion = (ddim(schedule, z, n_steps=n_steps) for z in (z_a, z_m))
+        walkers: Walkers[str] = Walkers({"m2a": eps_a, "a2m": eps_m})
+        walkers.join("joint", cross_guidance(music, motion, schedule, float(gamma), GUIDANCE))
+        while not (ended := walkers.step()):
+            pass
+        out_a, out_m = ended["joint"]
         np.testing.assert_allclose(out_a[0].numpy(), arrays[f"joint_a_{gamma}"], rtol=1e-8, atol=1e-8)
         np.testing.assert_allclose(out_m[0].numpy(), arrays[f"joint_m_{gamma}"], rtol=1e-8, atol=1e-8)
         assert eps_a.n_conditional == eps_m.n_conditional == n_cross

@@ -17,8 +17,9 @@ from momu_dist.config.schema import RunConfig
 from momu_dist.data.manifest import Manifest
 from momu_dist.errors import CheckpointError
 from momu_dist.inference.export import find_export
-from momu_dist.inference.generator import Generator, Request
+from momu_dist.inference.generator import Generator
 from momu_dist.inference.models import load_vae
+from momu_dist.inference.request import Request
 from momu_dist.tracking import open_tracker
 from momu_dist.tracking.events import Spool
 from momu_dist.tracking.registry import promote, resolve

@@ -1,13 +1,18 @@
-"""Guidance: denoisers made of conditional networks (Eq. 7), and joint sampling of both (Algorithm 2)."""
+"""Guidance: what conditional networks are asked on the way from noise to a latent (Eq. 7), or to two (Algorithm 2).
+
+A walk yields what it asks the networks at one moment and is sent their answers, so that many walks can share network
+calls (`momu_dist.core.diffusion.batching`).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
-from momu_dist.core.diffusion.samplers import Denoiser, OnStep, ddim_step, descending
+from momu_dist.core.diffusion.samplers import Point, Steps, advance
 from momu_dist.core.diffusion.schedule import NoiseSchedule
 from momu_dist.errors import ConfigError
 
@@ -41,48 +46,49 @@ def as_eps(model: ConditionalModel, schedule: NoiseSchedule, prediction: str) ->
     return eps_model
 
 
-def classifier_free(
-    model: ConditionalModel, condition: Tensor, scale: float, lengths: Tensor | None = None
-) -> Denoiser:
-    """The guided denoiser eps_null + scale (eps_condition - eps_null), Eq. 7.
+@dataclass(frozen=True)
+class Ask:
+    """What a walk asks the network of that name: the noise of `point.z` (B, C, L), given `condition` (B, C_other, L).
 
-    `model` predicts eps (see `as_eps`); `condition` (B, C_other, L), `lengths` (B,). Both branches are one
-    call with 2 B rows, null first. At scale 1 the null branch cancels, so only the conditional one is
-    computed.
+    With `drop` the learned null takes the condition's place, whose values then play no part.
     """
 
-    def conditional(z: Tensor, t: Tensor) -> Tensor:
-        return model(z, t, condition, lengths, _drop(z, False))
-
-    def guided(z: Tensor, t: Tensor) -> Tensor:
-        twice = None if lengths is None else torch.cat([lengths, lengths])
-        drop = torch.cat([_drop(z, True), _drop(z, False)])
-        eps = model(torch.cat([z, z]), torch.cat([t, t]), torch.cat([condition, condition]), twice, drop)
-        null, conditioned = eps.chunk(2)
-        return null + scale * (conditioned - null)
-
-    return conditional if scale == 1 else guided
+    network: str
+    point: Point
+    condition: Tensor
+    drop: bool
 
 
-@torch.no_grad()
+Walk = Generator[Sequence[Ask], Sequence[Tensor], tuple[Tensor, ...]]
+"""Yields asks, is sent one eps (B, C, L) an ask, and returns the clean latents."""
+
+
+def classifier_free(steps: Steps, network: str, condition: Tensor, scale: float) -> Walk:
+    """`steps` under the guided noise eps_null + scale (eps_condition - eps_null), Eq. 7; returns (z_0,).
+
+    Both branches are asked for at once. At scale 1 the null branch cancels, so only the conditional one is.
+    """
+    at: Point | Tensor = next(steps)
+    while isinstance(at, Point):
+        if scale == 1:
+            (eps,) = yield [Ask(network, at, condition, drop=False)]
+        else:
+            null, conditioned = yield [Ask(network, at, condition, drop) for drop in (True, False)]
+            eps = _guided(null, conditioned, scale)
+        at = advance(steps, eps)
+    return (at,)
+
+
 def cross_guidance(
-    eps_a: ConditionalModel,
-    eps_m: ConditionalModel,
-    schedule: NoiseSchedule,
-    z_a: Tensor,
-    z_m: Tensor,
-    n_steps: int,
-    gamma: float = 0.5,
-    scale: float = 3.0,
-    lengths: Tensor | None = None,
-    on_step: OnStep | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Music and motion latents that belong together, (B, C_a, L) and (B, C_m, L) (Algorithm 2).
+    music: Steps, motion: Steps, schedule: NoiseSchedule, gamma: float = 0.5, scale: float = 3.0
+) -> Walk:
+    """Music and motion latents that belong together: returns (z_0^a, z_0^m) (Algorithm 2).
 
-    `eps_a(z_a, t, z_m, ...)` and `eps_m(z_m, t, z_a, ...)` predict eps and take the other modality's latents
-    in the scale of those they were trained on. Steps are DDIM, eta 0. Above T_c = gamma T each latent moves
-    unconditionally; from T_c down each is guided by the other's clean estimate (gamma 0.5 is the paper's
-    default; of 50 steps 25 are guided). Raises ConfigError for gamma outside [0, 1].
+    `music` and `motion` are steps of one deterministic sampler (the paper's is DDIM with eta 0) over one `schedule`. The
+    networks asked are "m2a" for music and "a2m" for motion; each takes the other modality's latents in the scale of
+    those it was trained on. Above T_c = gamma T each latent moves unconditionally; from T_c down each is guided by
+    the other's clean estimate (gamma 0.5 is the paper's default; of 50 DDIM steps 25 are guided). Raises ConfigError
+    for gamma outside [0, 1].
 
     Clean estimates come from the unconditional branch, and both are made before either latent moves (Jacobi),
     as printed. With Eq. 7 that branch serves twice: as null of the guidance and for the estimate. A guided
@@ -93,22 +99,23 @@ def cross_guidance(
     if not 0 <= gamma <= 1:
         raise ConfigError(f"The cross-guidance scale gamma is {gamma}; expected a number from 0 to 1.")
     t_cross = gamma * schedule.n_steps
-    for done, (t_now, t_prev) in enumerate(descending(schedule.ddim_steps(n_steps)), start=1):
-        t = torch.full((len(z_a),), t_now, dtype=torch.int64, device=z_a.device)
-        null_a = eps_a(z_a, t, torch.zeros_like(z_m), lengths, _drop(z_a, True))
-        null_m = eps_m(z_m, t, torch.zeros_like(z_a), lengths, _drop(z_m, True))
-        guided_a, guided_m = null_a, null_m
-        if t_now <= t_cross:
-            clean_a = schedule.clean_from_eps(z_a, t, null_a)
-            clean_m = schedule.clean_from_eps(z_m, t, null_m)
-            guided_a = null_a + scale * (eps_a(z_a, t, clean_m, lengths, _drop(z_a, False)) - null_a)
-            guided_m = null_m + scale * (eps_m(z_m, t, clean_a, lengths, _drop(z_m, False)) - null_m)
-        z_a = ddim_step(schedule, z_a, guided_a, t_now, t_prev)
-        z_m = ddim_step(schedule, z_m, guided_m, t_now, t_prev)
-        if on_step:
-            on_step(done, n_steps)
-    return z_a, z_m
+    a: Point | Tensor = next(music)
+    m: Point | Tensor = next(motion)
+    while isinstance(a, Point) and isinstance(m, Point):
+        assert a.t == m.t, "both modalities take the same steps"
+        eps_a, eps_m = yield [Ask("m2a", a, m.z, drop=True), Ask("a2m", m, a.z, drop=True)]
+        if a.t <= t_cross:
+            clean_a, clean_m = (_clean(schedule, at, eps) for at, eps in ((a, eps_a), (m, eps_m)))
+            for_a, for_m = yield [Ask("m2a", a, clean_m, drop=False), Ask("a2m", m, clean_a, drop=False)]
+            eps_a, eps_m = _guided(eps_a, for_a, scale), _guided(eps_m, for_m, scale)
+        a, m = advance(music, eps_a), advance(motion, eps_m)
+    assert isinstance(a, Tensor) and isinstance(m, Tensor), "both modalities end at the same step"
+    return a, m
 
 
-def _drop(z: Tensor, value: bool) -> Tensor:
-    return torch.full((len(z),), value, dtype=torch.bool, device=z.device)
+def _guided(null: Tensor, conditioned: Tensor, scale: float) -> Tensor:
+    return null + scale * (conditioned - null)
+
+
+def _clean(schedule: NoiseSchedule, at: Point, eps: Tensor) -> Tensor:
+    return schedule.clean_from_eps(at.z, at.t_of_batch, eps)

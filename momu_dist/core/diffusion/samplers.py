@@ -1,12 +1,15 @@
-"""Samplers: functions from a denoiser, a schedule and a start to a latent; they own no weights.
+"""Samplers: walks from noise to a latent, one network evaluation a step; they own no weights.
 
-All are called alike (`Sampler`); a line in `momu_dist.core.catalog.SAMPLERS` gives one a name.
+A sampler says where it stands (`Point`) and is sent the noise that is predicted there; who predicts it, for one latent or
+for many that stand at different steps, is not its business. `sample` is the simplest answer: one denoiser, one batch.
+All are made alike (`Sampler`); a line in `momu_dist.core.catalog.SAMPLERS` gives one a name.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
 
@@ -23,56 +26,70 @@ OnStep = Callable[[int, int], None]
 """Called after each step with (steps done, steps in all): for progress bars."""
 
 
+@dataclass(frozen=True)
+class Point:
+    """Latents z_t (B, C, L) at diffusion step `t`, after `done` of `n_steps` sampling steps."""
+
+    z: Tensor
+    t: int
+    done: int
+    n_steps: int
+
+    @property
+    def t_of_batch(self) -> Tensor:
+        """`t` for each latent of the batch, (B,) int64."""
+        return _batch_of(self.t, self.z)
+
+
+Steps = Generator[Point, Tensor, Tensor]
+"""Yields points, is sent eps (B, C, L) at each, and returns z_0 (B, C, L)."""
+
+
 class Sampler(Protocol):
-    """z_0 (B, C, L) from the noise `z_T`, in `n_steps` steps; what is random about sample i comes from seeds[i]."""
+    """The steps from the noise `z_T` (B, C, L) to z_0; what is random about sample i comes from seeds[i]."""
 
     def __call__(
-        self,
-        denoiser: Denoiser,
-        schedule: NoiseSchedule,
-        z_T: Tensor,
-        *,
-        n_steps: int,
-        seeds: Sequence[Seed],
-        on_step: OnStep | None = None,
-    ) -> Tensor: ...
+        self, schedule: NoiseSchedule, z_T: Tensor, *, n_steps: int, seeds: Sequence[Seed]
+    ) -> Steps: ...
 
 
 @torch.no_grad()
-def ddim(
-    denoiser: Denoiser,
-    schedule: NoiseSchedule,
-    z_T: Tensor,
-    *,
-    n_steps: int,
-    seeds: Sequence[Seed] = (),
-    on_step: OnStep | None = None,
-) -> Tensor:
-    """z_0 (B, C, L) from the noise `z_T` (B, C, L) in `n_steps` deterministic steps (DDIM, eta 0).
+def sample(steps: Steps, denoiser: Denoiser, on_step: OnStep | None = None) -> Tensor:
+    """z_0 (B, C, L): the end of `steps` where `denoiser` predicts the noise."""
+    at: Point | Tensor = next(steps)
+    while isinstance(at, Point):
+        eps = denoiser(at.z, at.t_of_batch)
+        if on_step:
+            on_step(at.done + 1, at.n_steps)
+        at = advance(steps, eps)
+    return at
+
+
+def advance(steps: Steps, eps: Tensor) -> Point | Tensor:
+    """Where `steps` stand after the step that `eps` (B, C, L) was predicted for: the next point, or z_0 at the end."""
+    try:
+        return steps.send(eps)
+    except StopIteration as end:
+        z_0: Tensor = end.value
+        return z_0
+
+
+def ddim(schedule: NoiseSchedule, z_T: Tensor, *, n_steps: int, seeds: Sequence[Seed] = ()) -> Steps:
+    """`n_steps` deterministic steps (DDIM, eta 0).
 
     As in LDM the last step ends at alpha_bar[0], not at 1, so a trace of the predicted noise (variance
     8.5e-4) remains. Draws nothing, so `seeds` play no part. An empty batch gives an empty batch. Raises
     ConfigError for a number of steps that the schedule does not have.
     """
     z = z_T
-    for done, (t, t_prev) in enumerate(descending(schedule.ddim_steps(n_steps)), start=1):
-        z = ddim_step(schedule, z, denoiser(z, _batch_of(t, z)), t, t_prev)
-        if on_step:
-            on_step(done, n_steps)
+    for done, (t, t_prev) in enumerate(descending(schedule.ddim_steps(n_steps))):
+        eps = yield Point(z, t, done, n_steps)
+        z = ddim_step(schedule, z, eps, t, t_prev)
     return z
 
 
-@torch.no_grad()
-def ddpm(
-    denoiser: Denoiser,
-    schedule: NoiseSchedule,
-    z_T: Tensor,
-    *,
-    seeds: Sequence[Seed],
-    n_steps: int | None = None,
-    on_step: OnStep | None = None,
-) -> Tensor:
-    """z_0 (B, C, L) from the noise `z_T` by all T ancestral steps (Eq. 8 and 9), whatever `n_steps` says.
+def ddpm(schedule: NoiseSchedule, z_T: Tensor, *, seeds: Sequence[Seed], n_steps: int | None = None) -> Steps:
+    """All T ancestral steps (Eq. 8 and 9), whatever `n_steps` says.
 
     The noise of sample i at step t is drawn from (seeds[i], "ddpm-<t>") alone, time first, so neither the
     batch nor the padded length changes a sample. For a mix of seeds that noise is mixed as the start is.
@@ -81,28 +98,17 @@ def ddpm(
         raise ValueError(f"ddpm needs one seed a sample: found {len(seeds)} seeds for {len(z_T)} samples")
     z = z_T
     _, channels, length = z.shape
-    for t in reversed(range(schedule.n_steps)):
-        batch_t = _batch_of(t, z)
-        z, variance = schedule.posterior(z, batch_t, denoiser(z, batch_t))
+    for done, t in enumerate(reversed(range(schedule.n_steps))):
+        eps = yield Point(z, t, done, schedule.n_steps)
+        z, variance = schedule.posterior(z, _batch_of(t, z), eps)
         if t > 0:
             noise = randn_each(seeds, (length, channels), f"ddpm-{t}").transpose(1, 2)
             z = z + variance.sqrt() * noise.to(z)
-        if on_step:
-            on_step(schedule.n_steps - t, schedule.n_steps)
     return z
 
 
-@torch.no_grad()
-def dpm_solver_pp(
-    denoiser: Denoiser,
-    schedule: NoiseSchedule,
-    z_T: Tensor,
-    *,
-    n_steps: int,
-    seeds: Sequence[Seed] = (),
-    on_step: OnStep | None = None,
-) -> Tensor:
-    """z_0 (B, C, L) from the noise `z_T` (B, C, L) in `n_steps` steps of second order, one network call each.
+def dpm_solver_pp(schedule: NoiseSchedule, z_T: Tensor, *, n_steps: int, seeds: Sequence[Seed] = ()) -> Steps:
+    """`n_steps` steps of second order, one network evaluation each.
 
     DPM-Solver++(2M), Lu et al. 2022, Algorithm 2: the probability-flow ODE in lambda (half the log-SNR), its
     linear part exact, the clean estimate extrapolated to the middle of the step from this call and the one
@@ -121,15 +127,13 @@ def dpm_solver_pp(
     alpha, sigma = schedule.alpha_bar.sqrt(), (1 - schedule.alpha_bar).sqrt()
     log_snr, steps = schedule.log_snr, schedule.log_snr_steps(n_steps)[::-1]
     z, before, h_before = z_T, None, 1.0
-    for done, (t, t_next) in enumerate(pairwise(steps), start=1):
-        batch_t = _batch_of(t, z)
-        clean = schedule.clean_from_eps(z, batch_t, denoiser(z, batch_t))
+    for done, (t, t_next) in enumerate(pairwise(steps)):
+        eps = yield Point(z, t, done, n_steps)
+        clean = schedule.clean_from_eps(z, _batch_of(t, z), eps)
         h = float(log_snr[t_next] - log_snr[t])
         middle = clean if before is None else clean + h / (2 * h_before) * (clean - before)
         z = float(sigma[t_next] / sigma[t]) * z - float(alpha[t_next]) * math.expm1(-h) * middle
         before, h_before = clean, h
-        if on_step:
-            on_step(done, n_steps)
     return z
 
 

@@ -15,14 +15,16 @@ from torch import Tensor
 
 from momu_dist import cli
 from momu_dist.core.diffusion.samplers import ddim, ddpm
+from momu_dist.core.diffusion.samplers import sample as sample_of
 from momu_dist.core.diffusion.schedule import NoiseSchedule
 from momu_dist.core.random import Seed, randn_each
 from momu_dist.data.clips import PreparedClip, first_clips
 from momu_dist.data.manifest import Manifest
 from momu_dist.errors import ConfigError, DataError
-from momu_dist.inference.generator import Generator, Request
+from momu_dist.inference.generator import Generator
 from momu_dist.inference.likeness import Like, leading_seed, noise_seed, read_recipe
 from momu_dist.inference.outputs import write_sample
+from momu_dist.inference.request import Request
 
 TASKS = ("a2m", "m2a", "joint")
 DISTANCES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -105,12 +107,12 @@ def test_a_seed_of_the_liked_sample_is_refused() -> None:
 
 def sample_ddim(schedule: NoiseSchedule, seeds: list[Seed]) -> Tensor:
     start = randn_each(seeds, (20, 3), "start").transpose(1, 2)
-    return ddim(toy, schedule, start, n_steps=10, seeds=seeds)
+    return sample_of(ddim(schedule, start, n_steps=10, seeds=seeds), toy)
 
 
 def sample_ddpm(schedule: NoiseSchedule, seeds: list[Seed]) -> Tensor:
     start = randn_each(seeds, (20, 3), "start").transpose(1, 2)
-    return ddpm(toy, schedule, start, seeds=seeds)
+    return sample_of(ddpm(schedule, start, seeds=seeds), toy)
 
 
 def toy(z: Tensor, t: Tensor) -> Tensor:

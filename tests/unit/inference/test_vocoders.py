@@ -23,7 +23,8 @@ from momu_dist.data.hashes import file_sha256
 from momu_dist.errors import CheckpointError, DataError
 from momu_dist.inference import vocoders
 from momu_dist.inference.export import Export, write_export
-from momu_dist.inference.generator import Generator, Request
+from momu_dist.inference.generator import Generator
+from momu_dist.inference.request import Request
 from momu_dist.inference.vocoders import STAGE, NeuralVocoder, hint_griffin_lim, load_vocoder
 
 SETTINGS: dict[str, Any] = {

@@ -1,0 +1,1 @@
+"""The service: samplers on Ray Serve behind an HTTP interface, and jobs that survive its restarts."""
