@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from momu_dist.cli.client import add_client
 from momu_dist.cli.cluster_env import add_cluster_env
 from momu_dist.cli.data import add_data
 from momu_dist.cli.demo import add_demo
@@ -17,6 +18,7 @@ from momu_dist.cli.inspect import add_inspect
 from momu_dist.cli.prepare import add_prepare
 from momu_dist.cli.promote import add_promote
 from momu_dist.cli.ray_job import add_ray_job
+from momu_dist.cli.serve import add_serve
 from momu_dist.cli.status import add_status
 from momu_dist.cli.weights import add_weights
 from momu_dist.errors import exit_code
@@ -50,7 +52,9 @@ def _parser() -> argparse.ArgumentParser:
     add_evaluate(commands)
     add_promote(commands)
     add_weights(commands)
+    add_client(commands)
     add_demo(commands)
+    add_serve(commands)
     commands.add_parser("submit", help="Submit a stage, a chain of stages or a sweep to SLURM.")
     add_status(commands)
     add_ray_job(commands)

@@ -19,6 +19,17 @@ from momu_dist.inference.request import Sample
 from momu_dist.inference.sheet import draw_sheet
 from momu_dist.inference.writing import naming
 
+# What a sample can be written as, and how such a file's name ends.
+KINDS = {
+    "wav": "wav",
+    "motion": "npz",
+    "openpose": "openpose.json",
+    "bvh": "bvh",
+    "csv": "csv",
+    "mp4": "mp4",
+    "sheet": "png",
+}
+
 
 def output_folder(path: str | Path) -> Path:
     """The folder at `path`, made where it is not there; DataError if it has no name or cannot be made or written."""
@@ -36,6 +47,33 @@ def output_folder(path: str | Path) -> Path:
     return folder
 
 
+def write_as(kind: str, path: Path, sample: Sample, title: str = "") -> None:
+    """Write `sample` at `path` as one of KINDS; `title` stands above a sheet. Raises what the disk says (`naming`)."""
+    motion = sample.motion_px
+    writers: dict[str, Callable[[], object]] = {
+        "wav": lambda: write_wav(path, sample.audio, SAMPLE_RATE),
+        "motion": lambda: save_motion_npz(path, motion, MEL_RATE_HZ),
+        "openpose": lambda: write_openpose_json(path, motion, MEL_RATE_HZ),
+        "bvh": lambda: write_bvh(path, motion, MEL_RATE_HZ),
+        "csv": lambda: write_csv(path, motion, MEL_RATE_HZ),
+        "mp4": lambda: write_mp4(path, motion, MEL_RATE_HZ, sample.audio, SAMPLE_RATE),
+        "sheet": lambda: draw_sheet(
+            path, motion, MEL_RATE_HZ, sample.mel, sample.onsets_s, sample.beats_s, title
+        ),
+    }
+    writers[kind]()
+
+
+def recipe_of(sample: Sample, origin: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes the sample again, with its beats; `origin` says what made it besides the request."""
+    return {
+        **sample.recipe(),
+        **origin,
+        "onsets_s": [round(float(t), 3) for t in sample.onsets_s],
+        "kinematic_beats_s": [round(float(t), 3) for t in sample.beats_s],
+    }
+
+
 def write_sample(folder: Path, name: str, sample: Sample, origin: Mapping[str, Any]) -> dict[str, Path]:
     """Write `sample` as folder/name.{wav,npz,openpose.json,bvh,csv,mp4,png,json} and return the paths by kind.
 
@@ -43,43 +81,19 @@ def write_sample(folder: Path, name: str, sample: Sample, origin: Mapping[str, A
     files appear when the last is written, or none: DataError names the one that could not be.
     """
     folder = output_folder(folder)
-    paths = {
-        "wav": folder / f"{name}.wav",
-        "motion": folder / f"{name}.npz",
-        "openpose": folder / f"{name}.openpose.json",
-        "bvh": folder / f"{name}.bvh",
-        "csv": folder / f"{name}.csv",
-        "mp4": folder / f"{name}.mp4",
-        "sheet": folder / f"{name}.png",
-        "recipe": folder / f"{name}.json",
-    }
-    motion = sample.motion_px
+    paths = {kind: folder / f"{name}.{ending}" for kind, ending in KINDS.items()}
     title = f"{name}  ({sample.request.task}, seed {sample.request.seed})"
-    recipe = {
-        **sample.recipe(),
-        **origin,
-        "onsets_s": [round(float(t), 3) for t in sample.onsets_s],
-        "kinematic_beats_s": [round(float(t), 3) for t in sample.beats_s],
-        "files": {kind: path.name for kind, path in paths.items() if kind != "recipe"},
-    }
-    writers: dict[str, Callable[[Path], object]] = {
-        "wav": lambda path: write_wav(path, sample.audio, SAMPLE_RATE),
-        "motion": lambda path: save_motion_npz(path, motion, MEL_RATE_HZ),
-        "openpose": lambda path: write_openpose_json(path, motion, MEL_RATE_HZ),
-        "bvh": lambda path: write_bvh(path, motion, MEL_RATE_HZ),
-        "csv": lambda path: write_csv(path, motion, MEL_RATE_HZ),
-        "mp4": lambda path: write_mp4(path, motion, MEL_RATE_HZ, sample.audio, SAMPLE_RATE),
-        "sheet": lambda path: draw_sheet(
-            path, motion, MEL_RATE_HZ, sample.mel, sample.onsets_s, sample.beats_s, title
-        ),
-        "recipe": lambda path: path.write_text(json.dumps(recipe, indent=2)),
-    }
+    recipe = {**recipe_of(sample, origin), "files": {kind: path.name for kind, path in paths.items()}}
+    paths["recipe"] = folder / f"{name}.json"
     with ExitStack() as stack:
         with naming(folder):
             scratch = Path(stack.enter_context(TemporaryDirectory(prefix=".writing-", dir=folder)))
-        for kind, write in writers.items():
-            with naming(paths[kind]):
-                write(scratch / paths[kind].name)
+        for kind, path in paths.items():
+            with naming(path):
+                if kind == "recipe":
+                    (scratch / path.name).write_text(json.dumps(recipe, indent=2))
+                else:
+                    write_as(kind, scratch / path.name, sample, title)
         for path in paths.values():
             with naming(path):
                 (scratch / path.name).replace(path)

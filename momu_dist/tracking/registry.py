@@ -61,12 +61,7 @@ def resolve(checkpoint: str | Path, uri: str | None = None) -> Path:
     """
     if not str(checkpoint).startswith(MODEL_SCHEME):
         return Path(checkpoint)
-    ref = parse_ref(str(checkpoint))
-    store = store_uri(uri)
-    # Imported here because mlflow takes seconds, which paths need not pay.
-    from momu_dist.tracking.mlflow_registry import find_version
-
-    found = find_version(store, ref)
+    found = _found(str(checkpoint), uri)
     where = f"version {found.version} of {found.name} lies at {found.folder}"
     if not found.folder.is_dir():
         raise CheckpointError(
@@ -77,6 +72,25 @@ def resolve(checkpoint: str | Path, uri: str | None = None) -> Path:
             f"{where}, which was changed after it was registered; restore that folder, or name another version."
         )
     return found.folder
+
+
+def locate(checkpoint: str, uri: str | None = None) -> str:
+    """Return what `checkpoint` names now, without reading it: models:/NAME/VERSION for a registered one, else itself.
+
+    Raises as `resolve`, but for the state of the folder.
+    """
+    if not checkpoint.startswith(MODEL_SCHEME):
+        return checkpoint
+    found = _found(checkpoint, uri)
+    return f"{MODEL_SCHEME}{found.name}/{found.version}"
+
+
+def _found(name: str, uri: str | None) -> ModelVersion:
+    ref, store = parse_ref(name), store_uri(uri)
+    # Imported here because mlflow takes seconds, which paths need not pay.
+    from momu_dist.tracking.mlflow_registry import find_version
+
+    return find_version(store, ref)
 
 
 def promote(model: str, alias: str = CHAMPION, uri: str | None = None) -> Promotion:

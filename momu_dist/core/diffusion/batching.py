@@ -45,6 +45,10 @@ class Walkers(Generic[Key]):
     def __len__(self) -> int:
         return len(self._walks)
 
+    def present(self) -> list[Key]:
+        """Who is here now."""
+        return list(self._walks)
+
     def join(self, key: Key, walk: Walk) -> None:
         """Let `walk` take part from the next step on. Raises what `walk` raises at its start."""
         assert key not in self._walks

@@ -1,0 +1,35 @@
+"""`momu serve`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from momu_dist.cli.command import Commands, add, add_checkpoints
+
+
+def add_serve(commands: Commands) -> None:
+    parser = add(
+        commands, "serve", "Serve the samplers over HTTP, on this machine or the Ray of RAY_ADDRESS.", _run
+    )
+    add_checkpoints(parser, required=False)
+    parser.add_argument("--config", default="serve/app.yaml", help="Serve config file (serve/app.yaml)")
+    parser.add_argument(
+        "--host", help="where to listen; anything but loopback asks for token_file (127.0.0.1)"
+    )
+    parser.add_argument("--port", type=int, help="(8000)")
+    parser.add_argument(
+        "settings", nargs="*", metavar="key=value", help="settings over those of the config, such as queue=16"
+    )
+
+
+def _run(options: argparse.Namespace) -> None:
+    from momu_dist.serving.running import read_config, run_service
+
+    args, http = read_config(Path(options.config), options.settings)
+    if options.checkpoint:
+        args["checkpoint"] = options.checkpoint
+    if options.tracking_uri:
+        args["tracking_uri"] = options.tracking_uri
+    http.update({name: value for name in ("host", "port") if (value := getattr(options, name)) is not None})
+    run_service(args, http)

@@ -1,0 +1,220 @@
+"""The service on Ray Serve: one process for HTTP and jobs, replicas that hold the models.
+
+`build` is what `serve deploy serve/app.yaml` and `momu serve` run. The process for HTTP is one: it owns the store of jobs, and
+sampling takes a thousand times what it does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import serve
+from ray.exceptions import OutOfMemoryError as RayOutOfMemoryError
+from ray.exceptions import RayActorError, WorkerCrashedError
+from ray.serve import Application
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from momu_dist.errors import ConfigError, DataError, DiskError, MomuError
+from momu_dist.inference.request import Task
+from momu_dist.serving.api import create_app, with_lifespan
+from momu_dist.serving.items import FromMotion, FromMusic, Joint, Settings
+from momu_dist.serving.making import Made, Maker, Progress
+from momu_dist.serving.reading import read_bytes
+from momu_dist.serving.runner import Runner
+from momu_dist.serving.service import Service, Unavailable
+from momu_dist.serving.settings import settings_from
+from momu_dist.serving.stepping import Stepper
+from momu_dist.serving.store import Store
+
+_log = logging.getLogger(__name__)
+
+# A request whose replica dies is made again by another one: the same seed gives the same sample.
+_TRIES = 3
+_READERS = 4
+_EXPIRE_S = 600.0
+_SETTINGS: dict[Task, type[Settings]] = {"a2m": FromMusic, "m2a": FromMotion, "joint": Joint}
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def read_upload(task: Task, content: bytes, fps: float | None, longest_s: float) -> dict[str, Any] | str:
+    """The request fields of an upload, or the sentence about it; in a process whose end ends nothing else."""
+    try:
+        return read_bytes(task, content, fps, longest_s)
+    except MomuError as error:
+        return str(error)
+
+
+@serve.deployment(name="sampler")
+class Sampler:
+    """A replica: the models, and the thread that steps whatever is under way on them."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        import torch
+
+        from momu_dist.serving.current import Current
+
+        self._settings = settings_from(values)
+        if self._settings.threads:
+            torch.set_num_threads(self._settings.threads)
+        self._current = Current(self._settings)
+        self._stepper = Stepper(self._settings.max_batch)
+        self._maker = Maker(self._stepper)
+
+    async def make(
+        self, task: Task, values: dict[str, Any], inputs: dict[str, Any]
+    ) -> AsyncIterator[Progress | Made | str]:
+        """Progress now and then, and at last what was made, or the sentence that says why it was not."""
+        settings = _SETTINGS[task](**values)
+        try:
+            async with contextlib.aclosing(
+                self._maker.make(self._current.generator, task, settings, inputs)  # type: ignore[type-var]
+            ) as said:
+                async for word in said:
+                    yield word
+        except MomuError as error:
+            yield str(error)
+
+    async def describe(self) -> dict[str, Any]:
+        """What new requests are made with."""
+        return self._current.describe()
+
+    def check_health(self) -> None:
+        """Ray replaces a replica for which this raises: one that has work and makes no step."""
+        if (stalled_s := self._stepper.stalled_s()) > self._settings.stall_s:
+            raise RuntimeError(f"no step for {stalled_s:.0f} s")
+
+
+class Replicas:
+    """The backend of the service: uploads are read by tasks, samples made by replicas."""
+
+    def __init__(self, sampler: DeploymentHandle) -> None:
+        self._make = sampler.options(method_name="make", stream=True)
+        self._describe = sampler.describe
+        self._readers = asyncio.Semaphore(_READERS)
+
+    async def read(self, task: Task, content: bytes, fps: float | None, longest_s: float) -> dict[str, Any]:
+        """The request fields of an upload. Raises DataError for what cannot be used, also where it ends its reader."""
+        async with self._readers:
+            reading = read_upload.remote(task, content, fps, longest_s)
+            try:
+                found = await reading
+            except (WorkerCrashedError, RayOutOfMemoryError) as error:
+                raise DataError("the upload cannot be read, it broke its reader; send another.") from error
+            finally:
+                ray.cancel(reading, force=True)
+        if isinstance(found, str):
+            raise DataError(found)
+        return dict(found)
+
+    async def make(
+        self, task: Task, settings: Settings, inputs: dict[str, Any]
+    ) -> AsyncIterator[Progress | Made]:
+        """What a replica says of an item; another one takes over from one that dies."""
+        values = settings.model_dump(include=set(_SETTINGS[task].model_fields))
+        for _ in range(_TRIES):
+            stream = self._make.remote(task, values, inputs)
+            try:
+                async for word in stream:
+                    if isinstance(word, str):
+                        raise DataError(word)
+                    yield word
+                return
+            except RayActorError:
+                await asyncio.sleep(0.5)
+            finally:
+                stream.cancel()
+        raise Unavailable("the replicas that tried it ended; try again.")
+
+    async def describe(self) -> dict[str, Any]:
+        """What new requests are made with. Raises Unavailable while no replica is up."""
+        try:
+            async with asyncio.timeout(10):
+                return dict(await self._describe.remote())
+        except (RayActorError, RayServeException, TimeoutError) as error:
+            raise Unavailable("the models are not loaded yet; try again.") from error
+
+
+@serve.deployment(name="api")
+@serve.ingress()
+class Api:
+    """The process that speaks HTTP and owns the jobs."""
+
+    def __init__(self, values: dict[str, Any], sampler: DeploymentHandle) -> None:
+        settings = settings_from(values)
+        self._store = Store(Path(settings.state))
+        self._token = _token(settings.token_file)
+        self._service = Service(settings, self._store, Replicas(sampler))
+        self._runner = Runner(self._store, self._service.work, settings.jobs_at_once)
+        self._service.wake = self._runner.wake  # type: ignore[method-assign]
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def __serve_build_asgi_app__(self) -> Any:
+        lifespan = with_lifespan(self._start, self._stop)
+        return create_app(self._service, self._token, lifespan)
+
+    def check_health(self) -> None:
+        """Ray replaces this process where its jobs are not looked after any more."""
+        for task in self._tasks:
+            if task.done():
+                raise RuntimeError(f"a task of the service ended: {task}")
+
+    async def _start(self) -> None:
+        self._tasks = [asyncio.create_task(self._runner.run()), asyncio.create_task(self._expire())]
+
+    async def _stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._store.close()
+
+    async def _expire(self) -> None:
+        while True:
+            try:
+                await asyncio.to_thread(self._store.expire)
+            except DiskError as error:
+                _log.warning("what has expired stays for now: %s", error)
+            await asyncio.sleep(_EXPIRE_S)
+
+
+def _token(path: str | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        token = Path(path).read_text().strip()
+    except OSError as error:
+        raise ConfigError(
+            f"token_file {path} cannot be read ({error.strerror}); mend it, or leave it out."
+        ) from error
+    if not token.isascii() or len(token) < 16:
+        raise ConfigError(
+            f"token_file {path} holds no token, expected at least 16 ASCII characters; `openssl rand -hex 32` makes one."
+        )
+    return token
+
+
+def build(args: dict[str, Any]) -> Application:
+    """The application for settings as `serve/app.yaml` has them under `args`. Raises ConfigError."""
+    settings = settings_from(args)
+    values = settings.model_dump()
+    values["state"] = str(Path(settings.state).absolute())
+    ongoing = settings.queue + settings.jobs_at_once
+    sampler = Sampler.options(  # type: ignore[attr-defined]
+        num_replicas=settings.replicas,
+        max_ongoing_requests=ongoing,
+        ray_actor_options={"num_cpus": settings.cpus, "num_gpus": settings.gpus},
+        health_check_period_s=5,
+    ).bind(values)
+    # Requests that find no room are told so by the service itself, so all must reach it.
+    return Api.options(  # type: ignore[attr-defined]
+        num_replicas=1,
+        max_ongoing_requests=10_000,
+        ray_actor_options={"num_cpus": 0},
+        health_check_period_s=5,
+    ).bind(values, sampler)

@@ -1,0 +1,85 @@
+"""The models that new requests get: those of folders, or of registered names whose aliases may move."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+import torch
+
+from momu_dist.errors import MomuError
+from momu_dist.inference.export import MODEL_SCHEME
+from momu_dist.inference.generator import Generator
+from momu_dist.inference.models import load_models
+from momu_dist.inference.vocoders import load_vocoder
+from momu_dist.serving.settings import ServiceSettings
+from momu_dist.tracking.registry import locate, resolve
+
+_log = logging.getLogger(__name__)
+
+
+class Current:
+    """The newest generator that could be loaded. Older ones live on in the requests that began with them."""
+
+    def __init__(self, settings: ServiceSettings) -> None:
+        """Load the models; raises what `Generator.load` and `resolve` raise."""
+        self._settings = settings
+        self._places = self._look_up()
+        self.generator = self._load()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watch-models", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._closed.set()
+        self._thread.join()
+
+    def refresh(self) -> bool:
+        """Take over a version that an alias has moved to; True if there was one. Raises what loading it raises."""
+        places = self._look_up()
+        if places == self._places:
+            return False
+        self.generator = self._load()
+        self._places = places
+        _log.info("new requests are made by %s", ", ".join(places))
+        return True
+
+    def describe(self) -> dict[str, object]:
+        """What new requests are made with: names as given, where they lead, hashes of the weights, directions."""
+        models = self.generator.models
+        return {
+            "checkpoint": self._settings.checkpoint,
+            "versions": self._places,
+            "directions": sorted(models.denoising),
+            "weights": dict(models.origins),
+            "vocoder": self.generator.vocoder.name,
+            "device": str(models.device),
+        }
+
+    def _names(self) -> list[str]:
+        vocoder = self._settings.vocoder
+        return [*self._settings.checkpoint, *([vocoder] if vocoder else [])]
+
+    def _look_up(self) -> list[str]:
+        return [locate(name, self._settings.tracking_uri) for name in self._names()]
+
+    def _load(self) -> Generator:
+        settings = self._settings
+        device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        folders = [resolve(name, settings.tracking_uri) for name in settings.checkpoint]
+        vocoder = None
+        if settings.vocoder:
+            vocoder = load_vocoder(resolve(settings.vocoder, settings.tracking_uri), device)
+        return Generator(load_models(folders, torch.device(device)), vocoder)
+
+    def _watch(self) -> None:
+        if not any(name.startswith(MODEL_SCHEME) for name in self._names()):
+            return
+        while not self._closed.wait(self._settings.watch_s):
+            try:
+                self.refresh()
+            except (
+                MomuError
+            ) as error:  # the registry is away, or the new version cannot be used: the old one serves on
+                _log.warning("the models stay as they are: %s", error)

@@ -1,0 +1,101 @@
+"""The service from the command line: on a Ray of its own, or on the one that RAY_ADDRESS names."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ray import serve
+
+from momu_dist.errors import ConfigError, Stopped
+from momu_dist.inference.export import MODEL_SCHEME
+from momu_dist.serving.app import build
+from momu_dist.serving.settings import settings_from
+from momu_dist.train.ray_session import ray_session
+
+APPLICATION = "momu"
+_HTTP = {"host": "127.0.0.1", "port": 8000}
+
+
+def read_config(path: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings (`args` of the one application) and the HTTP options of a Serve config file, `key=value` on top.
+
+    Raises ConfigError for a file that is missing or of another shape.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text())
+        (application,) = tree["applications"]
+        args = dict(application.get("args") or {})
+        http = dict(tree.get("http_options") or {})
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be read ({error.strerror}); give a Serve config such as serve/app.yaml."
+        ) from error
+    except (yaml.YAMLError, TypeError, KeyError, ValueError, AttributeError) as error:
+        raise ConfigError(
+            f"{path} is no Serve config with one application and its args; see serve/app.yaml."
+        ) from error
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise ConfigError(f"{override!r} is no setting, expected key=value such as queue=16.")
+        args[key] = yaml.safe_load(value)
+    return args, http
+
+
+def run_service(args: Mapping[str, Any], http: Mapping[str, Any]) -> None:
+    """Serve until a signal comes. Raises ConfigError for wrong settings, Stopped after SIGTERM."""
+    settings = settings_from(_absolute(args))
+    http = {**_HTTP, **http}
+    if http["host"] not in ("127.0.0.1", "localhost", "::1") and not settings.token_file:
+        print(
+            f"warning: {http['host']} can be reached from elsewhere, and without token_file by anyone.",
+            flush=True,
+        )
+    with ray_session(settings.replicas, settings.cpus):
+        serve.start(http_options=http, proxy_location="HeadOnly")
+        try:
+            serve.run(
+                build(settings.model_dump()),
+                name=APPLICATION,
+                route_prefix="/",
+                logging_config={"log_level": "WARNING"},
+            )
+            url = f"http://{http['host']}:{http['port']}"
+            print(f"Serving at {url}: pages for trying it at {url}/docs. Ctrl-C stops.", flush=True)
+            _wait()
+        finally:
+            with suppress(KeyboardInterrupt):
+                serve.shutdown()
+
+
+def _wait() -> None:
+    """Return never; Ctrl-C and SIGTERM end it."""
+    stopped = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    try:
+        while not stopped.wait(1.0):
+            pass
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    raise Stopped("the service was stopped; jobs go on when it is started again.")
+
+
+def _absolute(args: Mapping[str, Any]) -> dict[str, Any]:
+    """`args` with paths that mean the same in every process."""
+
+    def path(name: str) -> str:
+        return name if name.startswith(MODEL_SCHEME) else str(Path(name).absolute())
+
+    found = dict(args)
+    for key in ("state", "vocoder", "token_file"):
+        if isinstance(found.get(key), str):
+            found[key] = path(found[key])
+    if isinstance(found.get("checkpoint"), list):
+        found["checkpoint"] = [path(name) if isinstance(name, str) else name for name in found["checkpoint"]]
+    return found

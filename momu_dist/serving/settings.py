@@ -1,0 +1,73 @@
+"""What an operator sets: `serve/app.yaml` and `momu serve`, checked in one place."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from momu_dist.errors import ConfigError
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class ServiceSettings(BaseModel):
+    """Settings of the service, with limits on what one client may take of it.
+
+    `checkpoint`: run folders, exports, or names in the registry (models:/NAME@ALIAS), which are looked up again every
+    `watch_s`: a new version takes over without a failed request. `state`: folder of uploads, jobs and results.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    checkpoint: list[str] = Field(..., min_length=1)
+    vocoder: str | None = None
+    device: str | None = None
+    threads: Count | None = None
+    tracking_uri: str | None = None
+    watch_s: Seconds = 10.0
+    state: str = "runs/serve"
+    token_file: str | None = None
+    """A file with the token that clients must send; without, anyone who reaches the port may ask."""
+
+    replicas: Count = 1
+    """Processes that hold the models."""
+    cpus: Annotated[float, Field(ge=0)] = 1.0
+    gpus: Annotated[float, Field(ge=0)] = 0.0
+    """What each of them takes of Ray's resources."""
+    max_batch: Count = 16
+    """Samples that share network calls in one replica."""
+    queue: Count = 64
+    """Samples that are accepted and not yet answered; more are refused with 429. Items of jobs do not count."""
+    deadline_s: Seconds = 600.0
+    """A request that takes longer is given up with 504."""
+    stall_s: Seconds = 120.0
+    """A replica with work that makes no step for so long is replaced."""
+
+    max_seconds: Seconds = 120.0
+    max_steps: Count = 1000
+    max_samples: Count = 8
+    """Samples of one item."""
+    max_body_mb: Seconds = 64.0
+    max_input_s: Seconds = 3600.0
+    """Sound or motion that is decoded in order to be cut by `seconds`."""
+
+    max_items: Count = 10_000
+    """Items of one job."""
+    max_pending: Count = 20_000
+    """Items of all jobs that wait or are in work."""
+    jobs_at_once: Count = 16
+    """Items of jobs in work at a time; requests beside them share the same network calls."""
+    keep_s: Seconds = 7 * 24 * 3600.0
+    """Uploads, jobs and results go after this time."""
+
+
+def settings_from(values: dict[str, Any]) -> ServiceSettings:
+    """The settings that `values` give. Raises ConfigError that names each fault."""
+    try:
+        return ServiceSettings(**values)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        known = ", ".join(ServiceSettings.model_fields)
+        raise ConfigError(f"the service's settings cannot be used ({faults}); it knows {known}.") from error

@@ -1,0 +1,143 @@
+"""One thread that steps all walks of a process: requests join and leave between sampler steps."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from momu_dist.core.diffusion.batching import Walkers
+from momu_dist.core.diffusion.guidance import Walk
+from momu_dist.inference.generator import Generator
+
+OnProgress = Callable[[int, int], None]
+"""(sampling steps done, steps in all) of one walk; called in the stepping thread, so it must return at once."""
+
+
+@dataclass(eq=False)
+class _Entry:
+    generator: Generator
+    walk: Walk
+    on_progress: OnProgress | None
+    ended: Future[tuple[Tensor, ...]] = field(default_factory=Future)
+    told: int = 0
+
+
+class Stepper:
+    """Steps walks, at most `capacity` at a time, first come first served; others wait.
+
+    Walks of one generator share network calls. Several generators may be in use at once: while a new one takes over, the
+    walks that the old one began go on with it. A walk leaves when it ends, or at the next step after its future was
+    cancelled.
+    """
+
+    def __init__(self, capacity: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._capacity = capacity
+        self._clock = clock
+        self._waiting: deque[_Entry] = deque()
+        self._walkers: dict[Generator, Walkers[_Entry]] = {}
+        self._changed = threading.Condition()
+        self._closed = False
+        self._moved = clock()
+        self.calls = 0
+        self._thread = threading.Thread(target=self._run, name="stepper", daemon=True)
+        self._thread.start()
+
+    def start(
+        self, generator: Generator, walk: Walk, on_progress: OnProgress | None = None
+    ) -> Future[tuple[Tensor, ...]]:
+        """Let `walk` take part as soon as there is room. The future gives its latents; cancelling it ends the walk."""
+        entry = _Entry(generator, walk, on_progress)
+        with self._changed:
+            if self._closed:
+                raise RuntimeError("the stepper is closed")
+            if not self._waiting and not self._walkers:
+                self._moved = self._clock()
+            self._waiting.append(entry)
+            self._changed.notify()
+        return entry.ended
+
+    def stalled_s(self) -> float:
+        """Seconds since the last step, 0 while there is nothing to step."""
+        with self._changed:
+            busy = self._waiting or self._walkers
+            return self._clock() - self._moved if busy else 0.0
+
+    def load(self) -> tuple[int, int]:
+        """(walks under way, walks that wait)."""
+        with self._changed:
+            return sum(map(len, self._walkers.values())), len(self._waiting)
+
+    def close(self) -> None:
+        """Stop; what has not ended is cancelled."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while self._admitted():
+            for generator, walkers in list(self._walkers.items()):
+                self._step(walkers)
+                if not len(walkers):
+                    with self._changed:
+                        del self._walkers[generator]
+        for entry in [*self._waiting, *(e for walkers in self._walkers.values() for e in walkers.present())]:
+            entry.ended.cancel()
+
+    def _admitted(self) -> bool:
+        """Wait for work, drop what was cancelled, let in what there is room for; False once closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or self._waiting or self._walkers)
+            if self._closed:
+                return False
+            for walkers in self._walkers.values():
+                for entry in walkers.present():
+                    if entry.ended.cancelled():
+                        walkers.leave(entry)
+            under_way = sum(map(len, self._walkers.values()))
+            while self._waiting and under_way < self._capacity:
+                entry = self._waiting.popleft()
+                if entry.ended.cancelled():
+                    continue
+                walkers = self._walkers.setdefault(entry.generator, Walkers(entry.generator.networks))
+                try:
+                    walkers.join(entry, entry.walk)
+                except Exception as error:  # of this walk alone
+                    _settle(entry, error)
+                else:
+                    under_way += 1
+            return True
+
+    def _step(self, walkers: Walkers[_Entry]) -> None:
+        try:
+            ended = walkers.step()
+        except Exception as error:  # whatever it is, those who wait must hear of it
+            for entry in walkers.present():
+                walkers.leave(entry)
+                _settle(entry, error)
+            return
+        finally:
+            self._moved = self._clock()
+            self.calls += 1
+        for entry, latents in ended.items():
+            _settle(entry, latents)
+        for entry in walkers.present():
+            done, n_steps = walkers.progress(entry)
+            if entry.on_progress and done > entry.told:
+                entry.on_progress(done, n_steps)
+                entry.told = done
+
+
+def _settle(entry: _Entry, result: tuple[Tensor, ...] | Exception) -> None:
+    with suppress(InvalidStateError):  # cancelled meanwhile
+        if isinstance(result, Exception):
+            entry.ended.set_exception(result)
+        else:
+            entry.ended.set_result(result)

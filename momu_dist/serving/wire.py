@@ -1,0 +1,67 @@
+"""What all pages of the interface share: bodies in bounds, and errors as sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import Request
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+
+class Error(BaseModel):
+    """What went wrong, in one sentence."""
+
+    error: str
+
+
+_SAID = {
+    400: "The request cannot be read",
+    401: "A token is needed",
+    404: "There is no such thing, or it has expired",
+    409: "It is not at its end yet",
+    413: "The body is too large",
+    422: "The request cannot be used",
+    429: "Too much is asked at once; Retry-After says when to try again",
+    503: "Nothing can be made now",
+    504: "It took too long",
+}
+ERRORS: dict[int | str, dict[str, Any]] = {
+    code: {"model": Error, "description": text} for code, text in _SAID.items()
+}
+
+BODY = {
+    "requestBody": {
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+"""For pages whose body is a file."""
+
+
+async def body_of(request: Request, most_mb: float) -> bytes:
+    """The body, read no further than `most_mb`; HTTPException 413 for more."""
+    most = int(most_mb * 2**20)
+    if (declared := request.headers.get("content-length", "")).isdigit() and int(declared) > most:
+        raise _too_large(most_mb)
+    content = bytearray()
+    async for chunk in request.stream():
+        content += chunk
+        if len(content) > most:
+            raise _too_large(most_mb)
+    return bytes(content)
+
+
+def _too_large(most_mb: float) -> HTTPException:
+    return HTTPException(413, f"the body is too large, expected at most {most_mb:g} MB; send less.")
+
+
+def sentence(errors: Sequence[Any]) -> str:
+    """What pydantic found, as one sentence without the values it was given."""
+    faults = []
+    for error in errors[:5]:
+        where = error["loc"][1:] if error["loc"][:1] in (("query",), ("path",), ("body",)) else error["loc"]
+        place = ".".join(map(str, where))
+        faults.append(f"{place}: {error['msg']}" if place else error["msg"])
+    more = f" and {len(errors) - 5} more" if len(errors) > 5 else ""
+    return f"the request cannot be used: {'; '.join(faults)}{more}."

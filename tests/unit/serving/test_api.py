@@ -1,0 +1,275 @@
+"""The HTTP interface over played models: what is answered to what, and that nothing is let in beyond its bounds."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from momu_dist.serving.service import Unavailable
+
+GOOD = b"good music"
+LIMIT_S = 10.0
+M2A, A2M, JOINT = (f"/v1/generate/{name}" for name in ("motion-to-music", "music-to-motion", "joint"))
+
+
+def until(true: Callable[[], Any]) -> Any:
+    end = time.monotonic() + LIMIT_S
+    while not (found := true()):
+        assert time.monotonic() < end, "it did not come to pass"
+        time.sleep(0.01)
+    return found
+
+
+def job_of(client: Any, *lines: Any) -> str:
+    body = "\n".join(json.dumps(line) for line in lines)
+    answer = client.post("/v1/batch", content=body)
+    assert answer.status_code == 202, answer.text
+    assert answer.json()["items"] == len(lines)
+    return str(answer.json()["id"])
+
+
+@pytest.mark.parametrize(("path", "task"), [(M2A, "m2a"), (A2M, "a2m"), (JOINT, "joint")])
+@pytest.mark.parametrize("format", ["wav", "npz", "json", "mp4"])
+def test_a_sample_in_the_format_that_is_asked_for(opened, played, path: str, task: str, format: str) -> None:
+    with opened() as client:
+        query = {"format": format, "seconds": 8, "seed": 7, "steps": 20, "guidance": 2, "sampler": "dpm++"}
+        answer = client.post(path, params=query, content=b"" if task == "joint" else GOOD)
+    assert answer.status_code == 200 and answer.json() == f"{task}:7"
+    assert answer.headers["content-disposition"].endswith(f'sample-7.{format}"')
+    assert json.loads(answer.headers["x-momu-recipe"]) == {"task": task, "seed": 7}
+    ((asked, settings),) = played.asked
+    assert (asked, settings.steps, settings.guidance, settings.sampler) == (task, 20, 2.0, "dpm++")
+
+
+def test_several_samples_come_as_a_zip(opened) -> None:
+    with opened() as client:
+        answer = client.post(JOINT, params={"seconds": 4, "n": 3})
+    assert answer.headers["content-type"] == "application/zip"
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "body", "status", "said"),
+    [
+        (A2M, {}, b"bad", 422, "no music"),
+        (A2M, {"sedd": 1}, GOOD, 422, "sedd"),
+        (A2M, {"seconds": "nan"}, GOOD, 422, "seconds"),
+        (A2M, {"seconds": 121}, GOOD, 422, "at most 120 here"),
+        (A2M, {"steps": 0}, GOOD, 422, "steps"),
+        (A2M, {"guidance": "inf"}, GOOD, 422, "guidance"),
+        (A2M, {"seed": 2**64}, GOOD, 422, "seed"),
+        (A2M, {"n": 9}, GOOD, 422, "at most 8 here"),
+        (A2M, {"format": "exe"}, GOOD, 422, "format"),
+        (A2M, {"gamma": 0.5}, GOOD, 422, "gamma"),
+        (A2M, {"file": "../../etc/passwd"}, b"", 422, "file"),
+        (A2M, {"file": "0" * 32}, b"", 404, "no file"),
+        (M2A, {"fps": -1}, GOOD, 422, "fps"),
+        (JOINT, {}, b"", 422, "seconds"),
+        (JOINT, {"seconds": 5, "gamma": 2}, b"", 422, "gamma"),
+        (A2M, {}, b"x" * (2**20 + 1), 413, "at most 1 MB"),
+        ("/v1/generate/nothing", {}, b"", 404, "Not Found"),
+    ],
+)
+def test_what_is_refused_is_said_in_a_sentence(opened, played, path, query, body, status, said) -> None:
+    with opened(max_body_mb=1) as client:
+        answer = client.post(path, params=query, content=body)
+    assert answer.status_code == status and said in answer.json()["error"]
+    assert "\n" not in answer.json()["error"] and "/state" not in answer.text
+    assert not played.asked
+
+
+def test_a_body_without_an_end_is_not_read_to_it(opened) -> None:
+    sent = []
+
+    def endless() -> Any:
+        for _ in range(1000):
+            sent.append(1)
+            yield b"x" * 100_000
+
+    with opened(max_body_mb=1) as client:
+        assert client.post(A2M, content=endless()).status_code == 413
+
+
+def test_a_full_queue_is_429_and_has_room_again(opened, played) -> None:
+    with opened(queue=3) as client:
+        played.hold = asyncio.Event()
+        answers: list[Any] = []
+        threads = [
+            threading.Thread(target=lambda: answers.append(client.post(JOINT, params={"seconds": 4})))
+            for _ in range(3)
+        ]
+        for thread in threads:
+            thread.start()
+        until(lambda: client.service.inside == 3)
+        refused = client.post(JOINT, params={"seconds": 4})
+        assert refused.status_code == 429 and int(refused.headers["retry-after"]) >= 1
+        assert "at most 3" in refused.json()["error"]
+        client.portal.call(played.hold.set)
+        for thread in threads:
+            thread.join(LIMIT_S)
+        assert [answer.status_code for answer in answers] == [200] * 3
+        assert client.service.inside == 0
+        assert client.post(JOINT, params={"seconds": 4}).status_code == 200
+
+
+def test_a_request_larger_than_the_queue_is_taken_when_nothing_else_is(opened) -> None:
+    with opened(queue=2) as client:
+        assert client.post(JOINT, params={"seconds": 4, "n": 4}).status_code == 200
+
+
+def test_a_deadline_is_504_and_frees_the_place(opened, played) -> None:
+    with opened(deadline_s=0.2) as client:
+        played.hold = asyncio.Event()
+        answer = client.post(JOINT, params={"seconds": 4})
+        assert answer.status_code == 504 and "0.2 s" in answer.json()["error"]
+        assert client.service.inside == 0 and played.closed == 1
+
+
+def test_no_models_are_503(opened, played) -> None:
+    played.fault = Unavailable("the models are not loaded yet; try again.")
+    with opened() as client:
+        for answer in (
+            client.get("/readyz"),
+            client.get("/v1/models"),
+            client.post(JOINT, params={"seconds": 4}),
+        ):
+            assert answer.status_code == 503 and answer.headers["retry-after"]
+        assert client.get("/healthz").status_code == 200
+        played.fault = None
+        assert client.get("/readyz").json() == {"state": "ready"}
+        assert client.get("/v1/models").json()["limits"]["max_seconds"] == 120
+
+
+def test_a_token_guards_all_but_health(opened) -> None:
+    token = "f" * 32
+    with opened(token=token) as client:
+        for path in ("/v1/models", "/metrics", f"/v1/jobs/{'0' * 32}"):
+            refused = client.get(path)
+            assert refused.status_code == 401 and refused.headers["www-authenticate"] == "Bearer"
+            assert token not in refused.text
+            assert client.get(path, headers={"Authorization": f"Bearer {token}"}).status_code != 401
+            for wrong in (f"Bearer {token}0", token, "Bearer ", f"bearer {token}"):
+                assert client.get(path, headers={"Authorization": wrong}).status_code == 401
+        assert client.post(JOINT, params={"seconds": 4}).status_code == 401
+        assert client.get("/healthz").status_code == client.get("/readyz").status_code == 200
+
+
+def test_what_happened_is_counted(opened) -> None:
+    with opened() as client:
+        client.post(JOINT, params={"seconds": 4})
+        client.post(JOINT)
+        client.get("/no/such/page")
+        text = client.get("/metrics").text
+    assert 'momu_requests_total{code="200",path="/v1/generate/joint"} 1.0' in text
+    assert 'momu_requests_total{code="422",path="/v1/generate/joint"} 1.0' in text
+    assert 'path="none"' in text and "/no/such/page" not in text
+    assert 'momu_generate_seconds_count{task="joint"} 1.0' in text
+    assert "momu_samples_inside 0.0" in text and "momu_items_pending 0.0" in text
+
+
+# -- uploads and jobs --------------------------------------------------------------------------------------------------
+
+
+def test_an_upload_serves_many_requests(opened) -> None:
+    with opened() as client:
+        kept = client.post("/v1/files", content=GOOD)
+        assert kept.status_code == 201 and kept.json()["bytes"] == len(GOOD)
+        for seed in (1, 2):
+            answer = client.post(A2M, params={"file": kept.json()["id"], "seed": seed})
+            assert answer.json() == f"a2m:{seed}"
+        assert client.post("/v1/files", content=b"").status_code == 422
+
+
+def test_a_job_is_made_and_fetched(opened) -> None:
+    with opened() as client:
+        file = client.post("/v1/files", content=GOOD).json()["id"]
+        job = job_of(
+            client,
+            {"task": "joint", "seconds": 4, "seed": 1, "id": "one", "format": "wav"},
+            {"task": "a2m", "file": file, "seed": 2},
+            {"task": "m2a", "file": file, "seed": 3, "format": "npz", "n": 2},
+        )
+        state = until(lambda: (s := client.get(f"/v1/jobs/{job}").json())["state"] == "done" and s)
+        assert state["items"]["done"] == 3 and state["progress"] == 1 and not state["errors"]
+        found = [client.get(f"/v1/jobs/{job}/items/{i}") for i in range(3)]
+        assert [answer.json() for answer in found] == ["joint:1", "a2m:2", "m2a:3"]
+        types = [answer.headers["content-type"].split(";")[0] for answer in found]
+        assert types == ["audio/wav", "video/mp4", "application/zip"]
+        page = client.get(f"/v1/jobs/{job}/items", params={"limit": 2}).json()
+        assert [item["id"] for item in page["items"]] == ["one", None] and page["next"] == 2
+        rest = client.get(f"/v1/jobs/{job}/items", params={"offset": 2}).json()
+        assert [item["index"] for item in rest["items"]] == [2] and rest["next"] is None
+        assert client.get(f"/v1/jobs/{job}/items/3").status_code == 404
+
+
+def test_a_bad_item_fails_alone(opened) -> None:
+    with opened() as client:
+        bad = client.post("/v1/files", content=b"bad").json()["id"]
+        job = job_of(client, {"task": "a2m", "file": bad, "id": "x"}, {"task": "joint", "seconds": 4})
+        state = until(lambda: (s := client.get(f"/v1/jobs/{job}").json())["state"] == "done" and s)
+        assert state["items"]["failed"] == state["items"]["done"] == 1
+        (error,) = state["errors"]
+        assert error["index"] == 0 and error["id"] == "x" and "no music" in error["error"]
+        refused = client.get(f"/v1/jobs/{job}/items/0")
+        assert refused.status_code == 409 and "no music" in refused.json()["error"]
+
+
+def test_a_cancelled_job_stops_at_once(opened, played) -> None:
+    with opened(jobs_at_once=2) as client:
+        played.hold = asyncio.Event()
+        job = job_of(client, *({"task": "joint", "seconds": 4, "seed": i} for i in range(5)))
+        until(lambda: len(played.asked) == 2)
+        assert client.get(f"/v1/jobs/{job}/items/0").status_code == 409
+        assert client.delete(f"/v1/jobs/{job}").json()["state"] == "cancelled"
+        until(lambda: played.closed == 2)
+        assert client.get(f"/v1/jobs/{job}").json()["items"]["cancelled"] == 5
+        assert len(played.asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"", "empty"),
+        (b"\n\n", "empty"),
+        (b"{}", "line 1"),
+        (b'{"task": "joint", "seconds": 4}\nnot json', "line 2 is not JSON"),
+        (b'{"task": "joint"}', "seconds"),
+        (b'{"task": "joint", "seconds": NaN}', "line 1"),
+        (b'{"task": "joint", "seconds": 4, "path": "/etc/passwd"}', "path"),
+        (b'{"task": "a2m", "file": "/etc/passwd"}', "file"),
+        (b'{"task": "a2m", "file": "' + b"0" * 32 + b'"}', "line 1"),
+        (b'{"task": "joint", "seconds": 500}', "at most 120"),
+        (b"[" * 100_000, "line 1"),
+        (b"\xff\xfe", "line 1"),
+        (b'{"task": "joint", "seconds": 4}\n' * 11, "at most 10"),
+    ],
+)
+def test_a_batch_that_cannot_be_made_is_refused_whole(opened, body: bytes, said: str) -> None:
+    with opened(max_items=10) as client:
+        answer = client.post("/v1/batch", content=body)
+        assert answer.status_code == 422 and said in answer.json()["error"], answer.text
+        assert "momu_items_pending 0.0" in client.get("/metrics").text
+
+
+def test_more_than_may_wait_is_429(opened, played) -> None:
+    with opened(max_pending=3) as client:
+        played.hold = asyncio.Event()
+        item = {"task": "joint", "seconds": 4}
+        job = job_of(client, item, item)
+        assert client.post("/v1/batch", content="\n".join([json.dumps(item)] * 2)).status_code == 429
+        client.delete(f"/v1/jobs/{job}")
+
+
+@pytest.mark.parametrize("job", ["0" * 32, "../store.db", "%2e%2e%2fstore.db", "ä", "x" * 5000])
+def test_jobs_that_are_not_there(opened, job: str) -> None:
+    with opened() as client:
+        for page in (f"/v1/jobs/{job}", f"/v1/jobs/{job}/items", f"/v1/jobs/{job}/items/0"):
+            assert client.get(page).status_code == 404
+        assert client.delete(f"/v1/jobs/{job}").status_code == 404
+        for index in (-1, 2**70):
+            assert client.get(f"/v1/jobs/{'0' * 32}/items/{index}").status_code == 404
