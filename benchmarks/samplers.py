@@ -207,7 +207,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     print(
         f"{len(clips)} clips of the {options.split} split, {seconds:.2f} s each on average, guidance {options.guidance:g}; "
-        f"seconds: all clips, sampling alone, median of {options.rounds} rounds; network calls: for all clips, {generator.max_batch} at a time, "
+        f"seconds: all clips, sampling alone, median of {options.rounds} rounds; network calls: for all clips, "
+        f"{generator.max_batch} at a time, "
         f"both branches of the guidance in one; distance: mean relative L2 of the latents to DDIM {options.reference_steps}.\n"
     )
     print(table(HEAD, rows))
