@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 from pathlib import Path
@@ -137,8 +136,10 @@ def _failure(index: Any, id: Any, error: Any) -> str:
 
 
 def _batch(options: argparse.Namespace) -> None:
+    from momu_dist.client.manifest import read_manifest
+
     manifest, folder = options.manifest, options.out
-    items, sha256 = _read_manifest(manifest)
+    items, sha256 = read_manifest(manifest)
     client = _client(options)
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -156,35 +157,6 @@ def _batch(options: argparse.Namespace) -> None:
             f"stopped; job {job.id} goes on. The same command follows it and fetches its results; "
             f"momu client cancel {job.id} --url {options.url} ends it."
         ) from None
-
-
-def _read_manifest(path: Path) -> tuple[list[dict[str, Any]], str]:
-    """The items, with the paths of their inputs as seen from here, and the hash of the manifest."""
-    try:
-        content = path.read_bytes()
-        lines = content.decode().split("\n")
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is no UTF-8, expected JSONL with an item a line.") from error
-    items = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            item = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{path} line {number} is no JSON ({error}), expected an item.") from error
-        if not isinstance(item, dict):
-            raise DataError(
-                f'{path} line {number} is no item, expected such as {{"task": "a2m", "input": "a.wav"}}.'
-            )
-        if isinstance(item.get("input"), str):
-            item["input"] = str(path.parent / item["input"])
-        items.append(item)
-    if not items:
-        raise DataError(f"{path} holds no item, expected JSONL with an item a line.")
-    return items, hashlib.sha256(content).hexdigest()
 
 
 def _known_job(client: Client, manifest: Path, folder: Path, sha256: str) -> Job | None:

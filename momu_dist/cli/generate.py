@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from momu_dist.cli.command import Commands, add, add_checkpoints, checkpoint_paths
-from momu_dist.errors import ConfigError
+from momu_dist.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from momu_dist.inference.likeness import Recipe
@@ -74,9 +74,21 @@ def add_generate(commands: Commands) -> None:
     parser.add_argument("--distance", type=float, help="with --like: 0 the same sample, 1 a new one (0.3)")
     parser.add_argument("-n", type=int, default=1, help="number of samples, seeds counted up from --seed (1)")
     parser.add_argument("--out", default="runs/generated", help="folder for the files (runs/generated)")
+    many = parser.add_argument_group(
+        "many items at once, over Ray Data; each has its own task, input and settings"
+    )
+    many.add_argument(
+        "--manifest",
+        metavar="FILE",
+        help="JSONL, an item a line, as momu client batch takes it; the same command again makes what is missing",
+    )
+    many.add_argument("--workers", type=int, default=1, help="processes that hold the models (1)")
+    many.add_argument("--gpus", type=float, default=0.0, help="GPUs of each of them (0)")
 
 
 def _run(options: argparse.Namespace) -> None:
+    if options.manifest is not None:
+        return _run_manifest(options)
     from momu_dist.data.progress import progress
     from momu_dist.inference.generator import Generator
     from momu_dist.inference.inputs import read_inputs
@@ -127,6 +139,46 @@ def _run(options: argparse.Namespace) -> None:
             name += f"-like{request.like.seed}-distance{request.like.distance:g}"
         paths = write_sample(Path(options.out), name, sample, origin)
         print(f"{name}: {paths['mp4']} (sound: {sample.vocoder or 'your input'})")
+
+
+def _run_manifest(options: argparse.Namespace) -> None:
+    from momu_dist.bulk import Models, run_bulk
+    from momu_dist.tracking.registry import resolve
+
+    names = (
+        "task",
+        "input",
+        "fps",
+        "seconds",
+        "seed",
+        "steps",
+        "guidance",
+        "gamma",
+        "sampler",
+        "like",
+        "distance",
+    )
+    given = [name for name in names if getattr(options, name) is not None]
+    if given or options.n != 1:
+        raise ConfigError(
+            f"--{given[0] if given else 'n'} is given with --manifest, whose items say it; leave it out."
+        )
+    if not options.checkpoint:
+        raise ConfigError("--checkpoint is missing; give the models that are to make the manifest's items.")
+    if options.workers < 1:
+        raise ConfigError(f"--workers is {options.workers}, expected at least 1.")
+    vocoder = str(resolve(options.vocoder, options.tracking_uri).absolute()) if options.vocoder else None
+    models = Models(tuple(str(path.absolute()) for path in checkpoint_paths(options)), vocoder)
+    outcome = run_bulk(Path(options.manifest), Path(options.out), models, options.workers, gpus=options.gpus)
+    print(
+        f"{outcome.made} made, {outcome.before} were there, {len(outcome.failed)} failed; see {options.out}"
+    )
+    if outcome.failed:
+        for index, error in sorted(outcome.failed.items()):
+            print(f"item {index + 1}: {error}", file=sys.stderr)
+        raise DataError(
+            f"{len(outcome.failed)} items were not made, for the reasons above; mend them and run this again."
+        )
 
 
 def _refuse_idle(options: argparse.Namespace, task: str) -> None:

@@ -61,6 +61,41 @@ def map_units(
         yield json.loads(row["result"])
 
 
+def map_batches(
+    units: list[dict[str, Any]],
+    make: Callable[[], Callable[[list[dict[str, Any]]], list[dict[str, Any]]]],
+    batch: int,
+    workers: int = 1,
+    num_cpus: float = 1.0,
+    num_gpus: float = 0.0,
+) -> Iterator[dict[str, Any]]:
+    """Results for `units`, `batch` at a time, by `workers` processes that each call `make()` once, as they finish.
+
+    Units and results are JSON values. What `make()` returns gets a list of units and gives a list of results. For work
+    that stands on something large, such as trained networks; raises as `map_units`.
+    """
+    if not units:
+        return
+    if not ray.is_initialized():
+        raise DataError("Ray is not running in this process; call ray.init() first.")
+
+    class Worker:
+        def __init__(self) -> None:
+            self.work = make()
+
+        def __call__(self, rows: dict[str, Any]) -> dict[str, Any]:
+            results = self.work([json.loads(unit) for unit in rows["unit"]])
+            return {"result": [json.dumps(result) for result in results]}
+
+    _be_quiet()
+    items = [{"unit": json.dumps(unit)} for unit in units]
+    dataset = ray.data.from_items(items, override_num_blocks=-(-len(items) // batch)).map_batches(
+        Worker, batch_size=batch, concurrency=workers, num_cpus=num_cpus, num_gpus=num_gpus or None
+    )
+    for row in dataset.iter_rows():
+        yield json.loads(row["result"])
+
+
 def _be_quiet() -> None:
     """Keep Ray Data's plans and bars off the terminal: the driver counts clips and steps, which says more than blocks."""
     logging.getLogger("ray.data").setLevel(logging.ERROR)

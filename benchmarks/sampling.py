@@ -1,0 +1,151 @@
+"""Joint samples: network calls and seconds of one call a branch and network, of ours, and of fewer steps of second order.
+
+    python benchmarks/sampling.py --checkpoint runs/demo -n 24 --seconds 8.192 --out docs/results/joint-sampling.md
+
+`naive` evaluates each branch of each network of each sample in a call of its own, as Algorithm 2 is read. `ours` lets all
+samples share their calls (`core.diffusion.batching`). Beats: F1 of the kinematic beats of the generated motion against
+the onsets of the generated music, one-to-one at +-0.07 s; `shuffled` against those of the other samples. All kinds start
+from the same noise; rounds take turns, seconds are those of sampling alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from momu_dist.core.diffusion.batching import Walkers
+from momu_dist.core.diffusion.guidance import ConditionalModel
+from momu_dist.inference.evaluate import paired, shuffled
+from momu_dist.inference.generator import Generator
+from momu_dist.inference.request import Request, variations
+from report import machine_line, table
+
+HEAD = (
+    "kind",
+    "sampler",
+    "steps",
+    "calls a sample",
+    "fewer",
+    "seconds a sample",
+    "faster",
+    "beats",
+    "shuffled",
+)
+KINDS = (
+    ("naive", "ddim", 50),
+    ("ours", "ddim", 50),
+    ("ours", "dpm++", 20),
+    ("ours", "dpm++", 15),
+    ("ours, alone", "dpm++", 15),
+)
+
+
+@dataclass
+class Counted:
+    """A network that counts its calls."""
+
+    model: ConditionalModel
+    calls: int = 0
+
+    def __call__(
+        self, z: Tensor, t: Tensor, condition: Tensor, lengths: Tensor | None, drop: Tensor, /
+    ) -> Tensor:
+        self.calls += 1
+        return self.model(z, t, condition, lengths, drop)
+
+
+@dataclass
+class Result:
+    """What one kind cost and gave."""
+
+    calls: float = 0.0
+    seconds: list[float] = field(default_factory=list)
+    beats: float = 0.0
+    strangers: float = 0.0
+
+
+def walk_all(generator: Generator, requests: Sequence[Request], at_once: int) -> list[tuple[Tensor, ...]]:
+    """The latents of each request, `at_once` of which share network calls."""
+    prepared = [generator.prepare(request) for request in requests]
+    found: dict[int, tuple[Tensor, ...]] = {}
+    for start in range(0, len(prepared), at_once):
+        walkers: Walkers[int] = Walkers(generator.networks)
+        for i in range(start, min(start + at_once, len(prepared))):
+            walkers.join(i, generator.walk(prepared[i]))
+        while len(walkers):
+            found |= walkers.step()
+    return [found[i] for i in range(len(requests))]
+
+
+def measure(generator: Generator, request: Request, n: int, rounds: int) -> list[list[str]]:
+    """The table's rows."""
+    counted = {name: Counted(net) for name, net in generator.networks.items()}
+    generator.networks = dict(counted)
+    results = {kind: Result() for kind in KINDS}
+    for turn in range(rounds):
+        for kind, sampler, steps in KINDS:
+            requests = variations(replace(request, sampler=sampler, steps=steps), n)
+            for net in counted.values():
+                net.calls = 0
+            began = time.perf_counter()
+            latents = walk_all(generator, requests, n if kind == "ours" else 1)
+            result = results[kind, sampler, steps]
+            result.seconds.append((time.perf_counter() - began) / n)
+            result.calls = sum(net.calls for net in counted.values()) / n
+            if turn == 0:
+                samples = [
+                    generator.finish(generator.prepare(one), z)
+                    for one, z in zip(requests, latents, strict=True)
+                ]
+                onsets, beats = [s.onsets_s for s in samples], [s.beats_s for s in samples]
+                result.beats = paired(onsets, beats)
+                result.strangers = shuffled(onsets, beats, [str(i) for i in range(n)])
+            print(f"round {turn + 1}: {kind} {sampler} {steps}", file=sys.stderr, flush=True)
+    first = results[KINDS[0]]
+    rows = []
+    for (kind, sampler, steps), result in results.items():
+        seconds, naive = statistics.median(result.seconds), statistics.median(first.seconds)
+        rows.append(
+            [
+                kind, sampler, str(steps), f"{result.calls:.1f}", f"{first.calls / result.calls:.1f} x",
+                f"{seconds:.3f}", f"{naive / seconds:.2f} x", f"{result.beats:.3f}", f"{result.strangers:.3f}",
+            ]
+        )  # fmt: skip
+    return rows
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Joint samples: network calls and seconds.")
+    parser.add_argument("--checkpoint", action="append", required=True, help="runs of both directions")
+    parser.add_argument("-n", type=int, default=24, help="samples (24)")
+    parser.add_argument("--seconds", type=float, default=8.192)
+    parser.add_argument("--guidance", type=float, default=2.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch (1)")
+    parser.add_argument("--out", type=Path, help="where the table goes (the terminal)")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    generator = Generator.load(*options.checkpoint)
+    request = Request("joint", seconds=options.seconds, guidance=options.guidance)
+    rows = measure(generator, request, options.n, options.rounds)
+    text = (
+        f"{machine_line(('torch', 'numpy'))}, {generator.models.device.type}, {options.threads} thread(s).\n\n"
+        f"{options.n} joint samples of {options.seconds:g} s, gamma 0.5, guidance {options.guidance:g}; calls: of both "
+        f"networks together; medians of {options.rounds} rounds. `ours`: all samples share calls; `ours, alone`: each "
+        f"sample by itself.\n\n{table(HEAD, rows)}\n"
+    )
+    if options.out:
+        options.out.write_text(f"# Joint sampling\n\n{text}")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
