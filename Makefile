@@ -25,13 +25,14 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # A root folder or another project's modules on PYTHONPATH could shadow the installed packages.
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: help setup wheelhouse demo demo-smoke test test-chaos test-slurm slurm-packages lint types unit integration clean
+.PHONY: help setup wheelhouse demo serve demo-smoke test test-chaos test-slurm slurm-packages lint types unit integration clean
 
 help:
 	@echo "make demo        the whole system on a synthetic set, 9 to 15 minutes on 2 cores; then open runs/demo/index.html"
 	@echo "make test        style, types, all tests and a small demo"
 	@echo "make test-chaos  workers and drivers killed at 40 random steps, other numbers of workers, drained nodes; about 40 minutes"
 	@echo "make test-slurm  jobs on a SLURM cluster of namespaces on this machine; as root on Debian it installs the packages for it"
+	@echo "make serve       what make demo trained, over HTTP at 127.0.0.1:8000 (docs/serving.md)"
 	@echo "make setup       only makes .venv (both commands above do it themselves)"
 	@echo "make wheelhouse  the locked packages as files in wheelhouse/, for a site without a network: make setup WHEELHOUSE=<folder> there"
 	@echo "make demo-smoke  the demo's path in about 2 minutes, without its quality"
@@ -66,6 +67,9 @@ wheelhouse: $(BIN)/python
 
 demo: setup
 	@$(WITH_PATH) $(BIN)/momu demo
+
+serve: setup
+	@$(WITH_PATH) $(BIN)/momu serve
 
 demo-smoke: setup
 	@$(WITH_PATH) $(BIN)/momu demo --smoke

@@ -75,14 +75,15 @@ def run_service(args: Mapping[str, Any], http: Mapping[str, Any]) -> None:
 
 
 def _wait() -> None:
-    """Return never; Ctrl-C and SIGTERM end it."""
+    """Return never; Ctrl-C, SIGTERM and SIGUSR2 (a job whose time is up) end it."""
     stopped = threading.Event()
-    before = signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    before = {one: signal.signal(one, lambda *_: stopped.set()) for one in (signal.SIGTERM, signal.SIGUSR2)}
     try:
         while not stopped.wait(1.0):
             pass
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for one, handler in before.items():
+            signal.signal(one, handler)
     raise Stopped("the service was stopped; jobs go on when it is started again.")
 
 
