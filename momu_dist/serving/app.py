@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -61,8 +62,10 @@ class Sampler:
         from momu_dist.serving.current import Current
 
         self._settings = settings_from(values)
-        if self._settings.threads:
-            torch.set_num_threads(self._settings.threads)
+        # Ray gives a process as many threads as it has logical CPUs, here one.
+        torch.set_num_threads(
+            self._settings.threads or max(1, (os.cpu_count() or 1) // self._settings.replicas)
+        )
         self._current = Current(self._settings)
         self._stepper = Stepper(self._settings.max_batch)
         self._maker = Maker(self._stepper)
@@ -210,6 +213,7 @@ def build(args: dict[str, Any]) -> Application:
         max_ongoing_requests=ongoing,
         ray_actor_options={"num_cpus": settings.cpus, "num_gpus": settings.gpus},
         health_check_period_s=5,
+        graceful_shutdown_timeout_s=10,
     ).bind(values)
     # Requests that find no room are told so by the service itself, so all must reach it.
     return Api.options(  # type: ignore[attr-defined]

@@ -12,10 +12,11 @@ from typing import Any
 import yaml
 from ray import serve
 
-from momu_dist.errors import ConfigError, Stopped
-from momu_dist.inference.export import MODEL_SCHEME
+from momu_dist.errors import CheckpointError, ConfigError, Stopped
+from momu_dist.inference.export import MODEL_SCHEME, exports_under
 from momu_dist.serving.app import build
-from momu_dist.serving.settings import settings_from
+from momu_dist.serving.settings import ServiceSettings, settings_from
+from momu_dist.tracking.registry import resolve
 from momu_dist.train.ray_session import ray_session
 
 APPLICATION = "momu"
@@ -51,6 +52,10 @@ def read_config(path: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], d
 def run_service(args: Mapping[str, Any], http: Mapping[str, Any]) -> None:
     """Serve until a signal comes. Raises ConfigError for wrong settings, Stopped after SIGTERM."""
     settings = settings_from(_absolute(args))
+    for name in settings.checkpoint:
+        exports_under(
+            resolve(name, settings.tracking_uri)
+        )  # what is not there is said before a Ray is started
     http = {**_HTTP, **http}
     if http["host"] not in ("127.0.0.1", "localhost", "::1") and not settings.token_file:
         print(
@@ -60,18 +65,29 @@ def run_service(args: Mapping[str, Any], http: Mapping[str, Any]) -> None:
     with ray_session(settings.replicas, settings.cpus):
         serve.start(http_options=http, proxy_location="HeadOnly")
         try:
-            serve.run(
-                build(settings.model_dump()),
-                name=APPLICATION,
-                route_prefix="/",
-                logging_config={"log_level": "WARNING"},
-            )
+            _deploy(settings)
             url = f"http://{http['host']}:{http['port']}"
             print(f"Serving at {url}: pages for trying it at {url}/docs. Ctrl-C stops.", flush=True)
             _wait()
         finally:
             with suppress(KeyboardInterrupt):
                 serve.shutdown()
+
+
+def _deploy(settings: ServiceSettings) -> None:
+    """Start the application and wait until it can answer. Raises CheckpointError where its models cannot be loaded."""
+    try:
+        serve.run(
+            build(settings.model_dump()),
+            name=APPLICATION,
+            route_prefix="/",
+            logging_config={"log_level": "WARNING"},
+        )
+    except (
+        RuntimeError
+    ) as error:  # holds the traceback of the replica that did not start; what went wrong ends it
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise CheckpointError(f"the service did not start: {lines[-1] if lines else error}") from error
 
 
 def _wait() -> None:

@@ -25,6 +25,7 @@ class ServiceSettings(BaseModel):
     vocoder: str | None = None
     device: str | None = None
     threads: Count | None = None
+    """CPU threads of torch in a replica; None: the cores, shared by the replicas."""
     tracking_uri: str | None = None
     watch_s: Seconds = 10.0
     state: str = "runs/serve"
@@ -57,8 +58,8 @@ class ServiceSettings(BaseModel):
     """Items of one job."""
     max_pending: Count = 20_000
     """Items of all jobs that wait or are in work."""
-    jobs_at_once: Count = 16
-    """Items of jobs in work at a time; requests beside them share the same network calls."""
+    jobs_at_once: Count = 8
+    """Items of jobs in work at a time: below `max_batch`, or requests wait until one of them ends."""
     keep_s: Seconds = 7 * 24 * 3600.0
     """Uploads, jobs and results go after this time."""
 
