@@ -206,7 +206,7 @@ class Job:
             self.must_end = max(time.time(), min(self.must_end, left))
             if self.asked_by is None:
                 self.asked_by = name
-                say(f"{name} from SLURM: the work saves and stops")
+                say(f"{name} from SLURM: this job is to save and stop")
 
     def _check_asked(self) -> None:
         self._heed_signals()
@@ -214,6 +214,7 @@ class Job:
             raise Stopped(f"{self.asked_by} before the work began")
 
     def _finish(self, code: int, why: str) -> int:
+        self._heed_signals()  # one may have come while Ray was ended
         end = End(
             code, why, self.asked_by is not None, self.progressed, self.node_lost, self.status.failures,
             self.allocation.restart == 0,
@@ -221,7 +222,7 @@ class Job:
         again, reason = requeued(end, self.budget)
         self.status.set(failures=failures_after(end))
         self.status.phase("ended")
-        if again and self.asked_by is not None and not job_facts(self.allocation.slurm_id).running:
+        if again and not job_facts(self.allocation.slurm_id).running:
             again, reason = False, "SLURM is ending this job and knows what to do with it"
         self._tell_end(code, why, again, reason)  # before SLURM has it again, and ends this process for that
         if again:

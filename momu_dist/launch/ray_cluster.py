@@ -171,12 +171,12 @@ class RayCluster:
         seconds = {"ready": CHECKS_S, "staged": math.inf, "joined": HEAD_S + RAY_STARTS * RAY_S}[state]
         until = time.monotonic() + seconds
         while True:
+            check()  # first: a job that is ended loses its nodes too
             for node in self.lost():
                 raise NodeFailure(f"{node.name}: {node.failure()}")
             waiting = [node for node in self.nodes.values() if node.state in STATES[: STATES.index(state)]]
             if not waiting:
                 return
-            check()
             if time.monotonic() > until:
                 names = ", ".join(node.name for node in waiting)
                 raise NodeFailure(

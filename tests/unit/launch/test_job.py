@@ -27,7 +27,9 @@ esac
 """
 SRUN = """#!/usr/bin/env bash
 while [[ "$1" == --* ]]; do shift; done
-exec "$@"
+[ -n "$PLAYED_LINGER" ] || exec "$@"
+"$@"
+sleep "$PLAYED_LINGER"
 """
 RAY = """#!/usr/bin/env bash
 echo 'Ray runtime started.'
@@ -112,6 +114,23 @@ def test_a_ray_that_dies_ends_the_job_which_is_requeued(play: Callable[..., Play
     assert "first to fail: n1 was lost" in job.output.read_text()
     kept = job.folder / "runs" / "slurm" / "7"
     assert "Ray runtime started" in (kept / "n1.r0.log").read_text()
+
+
+def test_a_job_that_is_cancelled_while_its_ray_ends_is_not_requeued(play: Callable[..., Played]) -> None:
+    job = play("hold", PLAYED_DEATH="1", PLAYED_STATE="CANCELLED", PLAYED_LINGER="3")
+    job.wait_for("ending")
+    job.process.send_signal(signal.SIGTERM)
+    last = job.ends(1)
+    assert "not requeued: SLURM is ending this job" in last[-1]
+    assert "requeue" not in job.asked.read_text()
+    assert not job.status()["ended"]["requeued"]
+
+
+def test_a_job_that_slurm_is_ending_is_not_requeued_though_it_heard_of_nothing(
+    play: Callable[..., Played],
+) -> None:
+    job = play("hold", PLAYED_DEATH="1", PLAYED_STATE="CANCELLED")
+    assert "not requeued: SLURM is ending this job" in job.ends(1)[-1]
 
 
 def test_an_element_of_an_array_asks_for_itself_alone_and_says_if_it_is_refused(
