@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--failure-budget", type=int, default=3, metavar="N",
-        help="attempts that may fail in a row without a new checkpoint, before the job is not requeued any more",
+        help="attempts in a row that may come no further, before the job is not requeued any more",
     )  # fmt: skip
     options, rest = parser.parse_known_args(arguments)
     code = 0

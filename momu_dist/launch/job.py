@@ -142,8 +142,7 @@ class Job:
         finally:
             driver.end(0.0)
             progress.look()
-            # What is prepared or encoded is kept file by file.
-            self.progressed = progress.committed if work.trains else self.asked_by is not None
+            self.progressed = progress.made
         return self._driver_ended(driver)
 
     def _driver_ended(self, driver: Child) -> tuple[int, str]:

@@ -133,6 +133,18 @@ def test_a_job_that_slurm_is_ending_is_not_requeued_though_it_heard_of_nothing(
     assert "not requeued: SLURM is ending this job" in job.ends(1)[-1]
 
 
+def test_a_preparation_that_is_stopped_before_it_has_finished_a_file_came_no_further(
+    play: Callable[..., Played],
+) -> None:
+    """Otherwise a time limit too short for one shard would repeat for ever."""
+    words = ("--source", "synthetic", "--no-ray", "source_options.n_clips=1000")
+    job = play("prepare", *words, "--out", "new/prepared")
+    job.wait_for("workers")
+    job.process.send_signal(signal.SIGUSR2)
+    assert job.process.wait(60) == -signal.SIGTERM
+    assert job.status()["ended"]["requeued"] and job.status()["failures"] == 1
+
+
 def test_an_element_of_an_array_asks_for_itself_alone_and_says_if_it_is_refused(
     play: Callable[..., Played],
 ) -> None:
