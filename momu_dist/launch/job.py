@@ -225,13 +225,13 @@ class Job:
             again, reason = False, "SLURM is ending this job and knows what to do with it"
         self._tell_end(code, why, again, reason)  # before SLURM has it again, and ends this process for that
         if again:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # SLURM's answer may come before scontrol's
             refused = requeue(self.allocation.slurm_id)
             if refused:
                 self._tell_end(
                     code, why, False, f"SLURM refuses ({refused}); submit it again, it goes on where it is"
                 )
             else:
-                signal.signal(signal.SIGTERM, signal.SIG_DFL)
                 time.sleep(60)  # until SLURM ends it: it must not be taken for one that has ended by itself
         return code
 

@@ -22,6 +22,7 @@ case "$*" in
   "show config") echo "KillWait = 6 sec";;
   requeue*)
     [ -z "$PLAYED_REFUSAL" ] || {{ echo "$PLAYED_REFUSAL" >&2; exit 1; }}
+    [ -z "$PLAYED_HASTE" ] || {{ kill -TERM $PPID; sleep 1; exit; }}
     (sleep 1; kill -TERM $PPID) > /dev/null 2>&1 & ;;
 esac
 """
@@ -114,6 +115,12 @@ def test_a_ray_that_dies_ends_the_job_which_is_requeued(play: Callable[..., Play
     assert "first to fail: n1 was lost" in job.output.read_text()
     kept = job.folder / "runs" / "slurm" / "7"
     assert "Ray runtime started" in (kept / "n1.r0.log").read_text()
+
+
+def test_slurm_may_end_a_requeued_job_before_scontrol_says_so(play: Callable[..., Played]) -> None:
+    job = play("hold", PLAYED_DEATH="1", PLAYED_HASTE="1")
+    job.wait_for("ended")
+    assert job.process.wait(20) == -signal.SIGTERM
 
 
 def test_a_job_that_is_cancelled_while_its_ray_ends_is_not_requeued(play: Callable[..., Played]) -> None:
