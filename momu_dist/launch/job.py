@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import time
+import traceback
 from collections import deque
 from collections.abc import Sequence
 
@@ -60,11 +61,11 @@ class Job:
         say(
             f"job {self.allocation.slurm_id}{again} on {', '.join(self.allocation.nodes)}; status: {self.status.path}"
         )
-        forget_secrets(self.folder)
         for number in (signal.SIGUSR2, signal.SIGTERM):
             # Only noted: what follows from it asks SLURM, which takes its time.
             signal.signal(number, lambda given, _: self._signals.append(signal.Signals(given).name))
         try:
+            forget_secrets(self.folder)
             code, why = self._attempt(name, arguments)
         except Stopped as stop:
             code, why = STOPPED, str(stop)
@@ -73,6 +74,10 @@ class Job:
             code, why = FAULT, str(failure)
         except (MomuError, OSError) as error:
             code, why = USER_ERROR, f"error: {error}"
+        except Exception as error:  # a fault of the launcher: the job must still say how it ended
+            traceback.print_exc()
+            self.first_failure = f"the launcher, on {self.allocation.head}"
+            code, why = FAULT, f"{type(error).__name__}: {error}"
         finally:
             if self.cluster is not None:
                 self.status.phase("ending")

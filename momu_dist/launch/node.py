@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -122,8 +123,10 @@ class Agent:
             self._start_ray()
             tell(state="joined")
             self._watch()
-        except Refused as reason:
-            tell(state="failed", why=str(reason))
+        except Exception as reason:
+            if not isinstance(reason, Refused):  # a fault of the agent, or of what it asks the system for
+                traceback.print_exc(file=sys.stdout)
+            tell(state="failed", why=str(reason) or type(reason).__name__)
             self.keep_logs = True
             self.orphaned = self.orphaned or not self.stopped.wait(LAUNCHER_S)
             code = 1

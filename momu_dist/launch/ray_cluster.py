@@ -217,7 +217,8 @@ class RayCluster:
             node.agent.close(f"{KEEP_LOGS if keep_logs else STOP}\n")
         for node in self.nodes.values():
             node.agent.end(END_S + 2.0)
-        forget_secrets(self.folder)
+        with suppress(OSError):  # of a Ray that is gone: nothing can be entered by it
+            forget_secrets(self.folder)
 
 
 def srun(node: str, cpus: int) -> list[str]:

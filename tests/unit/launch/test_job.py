@@ -14,6 +14,10 @@ from typing import Any
 
 import pytest
 
+from momu_dist.launch import job as job_module
+from momu_dist.launch.allocation import Allocation
+from momu_dist.launch.sites import Site
+
 SCONTROL = """#!/usr/bin/env bash
 echo "$@" >> {asked}
 case "$*" in
@@ -161,6 +165,31 @@ def test_an_element_of_an_array_asks_for_itself_alone_and_says_if_it_is_refused(
     assert "disabled for this job" in last[-1] and not job.status()["ended"]["requeued"]
     asked = job.asked.read_text().splitlines()
     assert "requeue 7_2" in asked and not any(line in ("requeue 7", "show job -o 7") for line in asked)
+
+
+def test_a_fault_of_the_launcher_is_told_as_the_end_of_the_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "scontrol").write_text("#!/bin/sh\necho JobId=7 JobState=RUNNING EndTime=Unknown\n")
+    (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("nobody thought of this")
+
+    monkeypatch.setattr(job_module, "make_work", broken)
+    job = job_module.Job(Allocation(7, "momu", 0, ("n1",), (2,), tmp_path, "7"), Site(), 3)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)}
+    try:
+        assert job.run("hold", []) == 1
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    said = capfd.readouterr()
+    assert "RuntimeError: nobody thought of this" in said.out.splitlines()[-2]
+    assert "first to fail: the launcher, on n1" in said.out and "in broken" in said.err
+    ended = json.loads((tmp_path / "runs" / "slurm" / "7" / "status.json").read_text())["ended"]
+    assert ended["code"] == 1 and not ended["requeued"]
 
 
 @pytest.mark.parametrize(

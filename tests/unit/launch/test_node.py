@@ -141,6 +141,13 @@ def test_a_missing_shared_folder_is_refused(played: Play) -> None:
     assert "/nowhere/shared is not there" in str(agent.heard("failed")["why"])
 
 
+def test_a_fault_of_the_agent_is_told_and_leaves_nothing(played: Play) -> None:
+    agent = played(STARTS, cpus="many")
+    assert agent.heard("failed")["why"]
+    assert agent.process.wait(15) == 1
+    assert not agent.temp.exists()
+
+
 @pytest.fixture
 def slurm_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """(state) -> from now on the controller has every job in it."""
