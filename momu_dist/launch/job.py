@@ -33,9 +33,12 @@ LOOK_S = 1.0
 
 
 class Job:
-    """The batch script's one command. `run` returns the job's exit code."""
+    """The batch script's one command. `run` returns the job's exit code.
 
-    def __init__(self, allocation: Allocation, site: Site, budget: int) -> None:
+    `signals` are the names of those that have come and are not answered yet.
+    """
+
+    def __init__(self, allocation: Allocation, site: Site, budget: int, signals: deque[str]) -> None:
         self.allocation = allocation
         self.site = site
         self.budget = budget
@@ -49,7 +52,7 @@ class Job:
         self.first_failure: str | None = None
         self.node_lost = False
         self.progressed = False
-        self._signals: deque[str] = deque()
+        self._signals = signals
         self._told: set[str] = set()
         self._last_lines: deque[str] = deque(maxlen=50)
 
@@ -61,9 +64,6 @@ class Job:
         say(
             f"job {self.allocation.slurm_id}{again} on {', '.join(self.allocation.nodes)}; status: {self.status.path}"
         )
-        for number in (signal.SIGUSR2, signal.SIGTERM):
-            # Only noted: what follows from it asks SLURM, which takes its time.
-            signal.signal(number, lambda given, _: self._signals.append(signal.Signals(given).name))
         try:
             forget_secrets(self.folder)
             code, why = self._attempt(name, arguments)
@@ -89,6 +89,7 @@ class Job:
         work = make_work(name, arguments, self.site, self.temp)
         if work.done is not None:
             return 0, work.done
+        self._check_asked()
         if work.uses_ray:
             self._bring_up(work)
             assert self.cluster is not None

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,22 @@ def test_a_job_that_holds_ends_with_scancel(play: Callable[..., Played]) -> None
     assert not address.exists()
 
 
+def test_a_signal_that_comes_while_the_launcher_is_still_loaded_is_answered(
+    play: Callable[..., Played],
+) -> None:
+    job = play("hold")
+    caught = 0
+    while not caught >> (signal.SIGUSR2 - 1) & 1:
+        state = Path(f"/proc/{job.process.pid}/status").read_text()
+        caught = int(state.partition("SigCgt:")[2].split()[0], 16)
+    assert "libtorch" not in Path(f"/proc/{job.process.pid}/maps").read_text()
+    job.process.send_signal(signal.SIGUSR2)
+    assert job.process.wait(60) == -signal.SIGTERM  # of the requeue
+    ended = job.status()["ended"]
+    assert ended["code"] == 75 and ended["requeued"] and "before the work began" in ended["why"]
+    assert job.status()["failures"] == 1 and "nodes" not in job.status()["phases_s"]
+
+
 def test_a_ray_that_dies_ends_the_job_which_is_requeued(play: Callable[..., Played]) -> None:
     """It had taken part, so it is a fault of the machine, not of the job."""
     job = play("hold", PLAYED_DEATH="1")
@@ -178,13 +195,8 @@ def test_a_fault_of_the_launcher_is_told_as_the_end_of_the_job(
         raise RuntimeError("nobody thought of this")
 
     monkeypatch.setattr(job_module, "make_work", broken)
-    job = job_module.Job(Allocation(7, "momu", 0, ("n1",), (2,), tmp_path, "7"), Site(), 3)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)}
-    try:
-        assert job.run("hold", []) == 1
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+    job = job_module.Job(Allocation(7, "momu", 0, ("n1",), (2,), tmp_path, "7"), Site(), 3, deque())
+    assert job.run("hold", []) == 1
     said = capfd.readouterr()
     assert "RuntimeError: nobody thought of this" in said.out.splitlines()[-2]
     assert "first to fail: the launcher, on n1" in said.out and "in broken" in said.err
