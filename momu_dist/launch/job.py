@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from momu_dist.errors import STOPPED, ConfigError, MomuError, Stopped
 from momu_dist.launch.allocation import Allocation
-from momu_dist.launch.children import Child
+from momu_dist.launch.children import Child, end_all
 from momu_dist.launch.node import KEEP_LOGS
 from momu_dist.launch.policy import USER_ERROR, End, failures_after, requeued
 from momu_dist.launch.ports import plan
@@ -146,7 +146,7 @@ class Job:
                     progress.look()
                 time.sleep(POLL_S)
         finally:
-            driver.end(0.0)
+            end_all([driver], 0.0)
             progress.look()
             self.progressed = progress.made
         return self._driver_ended(driver)

@@ -18,7 +18,7 @@ from typing import Any
 
 from momu_dist.errors import ConfigError, MomuError
 from momu_dist.launch.allocation import Allocation
-from momu_dist.launch.children import Child
+from momu_dist.launch.children import Child, end_all
 from momu_dist.launch.node import END_S, HEAD_S, KEEP_LOGS, MARK, RAY_S, RAY_STARTS, STOP, Orders
 from momu_dist.launch.ports import PortPlan
 from momu_dist.launch.work import Work
@@ -215,8 +215,7 @@ class RayCluster:
         self.ended = True
         for node in self.nodes.values():
             node.agent.close(f"{KEEP_LOGS if keep_logs else STOP}\n")
-        for node in self.nodes.values():
-            node.agent.end(END_S + 2.0)
+        end_all([node.agent for node in self.nodes.values()], END_S + 2.0)
         with suppress(OSError):  # of a Ray that is gone: nothing can be entered by it
             forget_secrets(self.folder)
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +93,18 @@ class Played:
 
 
 @pytest.fixture
-def play(tmp_path: Path) -> Callable[..., Played]:
-    return lambda *work, **env: Played(tmp_path, *work, **env)
+def play(tmp_path: Path) -> Iterator[Callable[..., Played]]:
+    started: list[Played] = []
+
+    def played(*work: str, **env: str) -> Played:
+        started.append(Played(tmp_path, *work, **env))
+        return started[-1]
+
+    yield played
+    for job in started:  # of a test that failed
+        if job.process.poll() is None:
+            job.process.send_signal(signal.SIGTERM)
+            job.process.wait(60)
 
 
 def test_a_job_that_holds_ends_with_scancel(play: Callable[..., Played]) -> None:
