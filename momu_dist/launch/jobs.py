@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -15,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from momu_dist.errors import DataError
+from momu_dist.launch import scontrol
 from momu_dist.launch.status import JOBS
 
 _QUEUE = "%A|%i|%T|%D|%r|%j"  # the name last: it may hold any sign
@@ -82,14 +80,8 @@ def read_queue(text: str) -> dict[str, Queued]:
 
 def ask_queue() -> dict[str, Queued] | None:
     """Return this user's jobs in the queue; None where there is no squeue, or it does not answer."""
-    if shutil.which("squeue") is None:
-        return None
-    command = ["squeue", "--noheader", f"--user={os.getuid()}", f"--format={_QUEUE}"]
-    with suppress(OSError, subprocess.SubprocessError):
-        return read_queue(
-            subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
-        )
-    return None
+    said = scontrol.queue(_QUEUE)
+    return None if said is None else read_queue(said)
 
 
 def read_facts(job: str) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from typing import Any
 
 from momu_dist.launch.machine import gpus_given, memory_mb, shared_memory_mb
 from momu_dist.launch.ports import PortPlan, busy_of
-from momu_dist.launch.scontrol import job_facts, requeue
+from momu_dist.launch.scontrol import cancel, job_facts, requeue
 
 MARK = "@momu "
 RAY_S = 60.0
@@ -286,7 +286,7 @@ class Agent:
         refused = requeue(self.orders.slurm_id)
         print_line(f"the first node is gone; requeue: {refused or 'done'}")
         if refused and job_facts(self.orders.slurm_id).running:
-            subprocess.run(["scancel", self.orders.slurm_id])
+            cancel(self.orders.slurm_id)
 
     def _end_processes(self) -> None:
         if self.ray is not None and self.ray.poll() is None:

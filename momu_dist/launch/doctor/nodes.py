@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from momu_dist.errors import ConfigError
-from momu_dist.launch.allocation import hostnames
 from momu_dist.launch.doctor.finding import Finding
 from momu_dist.launch.doctor.folders import UNSEEN_S, not_seen, tokens_in
+from momu_dist.launch.scontrol import hostnames
 
 if TYPE_CHECKING:  # it imports torch; the doctor must also work where that is what fails
     from momu_dist.launch.sites import Site
