@@ -1,7 +1,8 @@
-"""Processes of a job, each in a group of its own: started, listened to, ended by their group and nothing else."""
+"""Processes of a job: each started in a group of its own, listened to, and ended by that group; or all below this one."""
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import signal
@@ -10,11 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
 TERM_S = 2.0
 """How long a process may take to end after a signal; one that waits for a disk does not heed SIGKILL either."""
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 class Child:
@@ -92,3 +95,38 @@ def end_all(children: Iterable[Child], patience_s: float) -> None:
         until = time.monotonic() + seconds
         while any(child.code is None for child in left) and time.monotonic() < until:
             time.sleep(0.02)
+
+
+def adopt_orphans() -> None:
+    """Make a child of this process of whatever its children leave behind, so that `end_descendants` finds it."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def end_descendants() -> None:
+    """Kill every process below this one."""
+    while left := _descendants(os.getpid()):
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        with suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        time.sleep(0.02)
+
+
+def _descendants(root: int) -> list[int]:
+    """Return the processes below `root` that have not ended."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                state, parent = entry.joinpath("stat").read_text().rpartition(")")[2].split()[:2]
+                if state != "Z":
+                    children.setdefault(int(parent), []).append(int(entry.name))
+    found: list[int] = []
+    waiting = list(children.get(root, []))
+    while waiting:
+        pid = waiting.pop()
+        found.append(pid)
+        waiting += children.get(pid, [])
+    return found

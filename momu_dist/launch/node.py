@@ -6,7 +6,6 @@ launcher are lines of JSON after `MARK`; anything else it prints is for the log.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import math
 import os
@@ -25,8 +24,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from momu_dist.launch.machine import gpus_given, memory_mb, shared_memory_mb
+from momu_dist.launch.children import adopt_orphans, end_descendants
+from momu_dist.launch.machine import gpus_given, memory_mb
 from momu_dist.launch.ports import PortPlan, busy_of
+from momu_dist.launch.ray_start import ray_command
 from momu_dist.launch.scontrol import cancel, job_facts, requeue
 
 MARK = "@momu "
@@ -47,7 +48,6 @@ HURRIED_S = 1.0
 KEEP_LOGS, STOP = "keep logs", "stop"
 """The launcher's last word to an agent."""
 OPEN_FILES = 65_536
-PR_SET_CHILD_SUBREAPER = 36
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,7 @@ class Agent:
 
     def run(self) -> int:
         """Take part until told to stop; return 0, or 1 after a line that says what went wrong."""
-        # Whatever Ray's processes leave behind becomes a child of this one, and is ended at the end.
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        adopt_orphans()
         for number in (signal.SIGTERM, signal.SIGUSR2):
             signal.signal(number, self._signalled)
         # Ray keeps many files open and takes the limit as it finds it.
@@ -222,7 +221,8 @@ class Agent:
             raise Refused(
                 f"no Ray answers at {address[0]}:{address[1]} within {HEAD_S:.0f} s, the head's; see its log"
             )
-        command = ray_command(self.orders, self.ports, self._ip(), self._resources())
+        head = None if self.orders.head else self.orders.head_ip
+        command = ray_command(self.ports, self._ip(), head, self.orders.temp, self._resources())
         for left in reversed(range(RAY_STARTS)):
             self.ray = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -293,14 +293,7 @@ class Agent:
             self.ray.terminate()
             with suppress(subprocess.TimeoutExpired):
                 self.ray.wait(HURRIED_S if self.hurried else END_S)
-        while left := descendants(os.getpid()):
-            for pid in left:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            with suppress(ChildProcessError):
-                while os.waitpid(-1, os.WNOHANG)[0]:
-                    pass
-            time.sleep(0.02)
+        end_descendants()
 
     def _clean(self) -> None:
         self._end_processes()
@@ -323,34 +316,6 @@ def print_line(text: str) -> None:
     sys.stdout.flush()
 
 
-def ray_command(orders: Orders, ports: PortPlan, ip: str, resources: dict[str, int]) -> list[str]:
-    """Return the command that starts Ray on one node, with nothing left to be found out by Ray."""
-    store = min(int(0.3 * resources["memory_mb"]), int(0.8 * shared_memory_mb()))
-    low, high = ports.workers
-    given = {name: port for name, port in ports.named().items() if orders.head or name not in HEAD_ONLY}
-    command = [str(Path(sys.executable).with_name("ray")), "start", "--block", f"--node-ip-address={ip}"]
-    command += (
-        ["--head", "--dashboard-host=127.0.0.1", "--include-dashboard=true"]
-        if orders.head
-        else [f"--address={orders.head_ip}:{ports.gcs}"]
-    )
-    command += [f"--{name}={port}" for name, port in given.items()]
-    return [
-        *command,
-        f"--min-worker-port={low}",
-        f"--max-worker-port={high}",
-        f"--num-cpus={resources['cpus']}",
-        f"--num-gpus={resources['gpus']}",
-        f"--memory={(resources['memory_mb'] - store) * 2**20}",
-        f"--object-store-memory={store * 2**20}",
-        f"--temp-dir={orders.temp}",
-        "--disable-usage-stats",
-    ]
-
-
-HEAD_ONLY = ("port", "dashboard-port", "ray-client-server-port")
-
-
 def answers(address: tuple[str, int]) -> bool:
     """Return whether somebody accepts connections there."""
     try:
@@ -358,24 +323,6 @@ def answers(address: tuple[str, int]) -> bool:
     except OSError:
         return False
     return True
-
-
-def descendants(root: int) -> list[int]:
-    """Return the processes below `root` that have not ended."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with suppress(OSError):
-                state, parent = entry.joinpath("stat").read_text().rpartition(")")[2].split()[:2]
-                if state != "Z":
-                    children.setdefault(int(parent), []).append(int(entry.name))
-    found: list[int] = []
-    waiting = list(children.get(root, []))
-    while waiting:
-        pid = waiting.pop()
-        found.append(pid)
-        waiting += children.get(pid, [])
-    return found
 
 
 def main(arguments: Sequence[str]) -> int:

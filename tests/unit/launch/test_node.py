@@ -15,7 +15,7 @@ from typing import IO
 
 import pytest
 
-from momu_dist.launch.node import MARK, Orders, ray_command
+from momu_dist.launch.node import MARK, Orders
 from momu_dist.launch.ports import plan
 
 RAY = """#!/usr/bin/env bash
@@ -194,20 +194,3 @@ def test_shards_are_copied_without_latents(played: Play, tmp_path: Path) -> None
     agent = played(STARTS, staged=((str(data), str(target)),))
     agent.heard("joined")
     assert [path.name for path in target.iterdir()] == ["shard.parquet"]
-
-
-def test_ray_is_told_everything() -> None:
-    orders = Orders(
-        7, "7", "n2", False, "10.0.0.1", 4, 1, 1.5, plan(7).first, "/tmp/momu-0-7", (), (), "/kept", 30.0
-    )
-    command = ray_command(orders, plan(7), "10.0.0.2", {"cpus": 4, "gpus": 2, "memory_mb": 8000})
-    assert f"--address=10.0.0.1:{plan(7).gcs}" in command and "--head" not in command
-    assert "--num-cpus=4" in command and "--num-gpus=2" in command and "--temp-dir=/tmp/momu-0-7" in command
-    assert not any(part.startswith("--dashboard-port") for part in command)
-    head = ray_command(
-        Orders(**{**vars(orders), "head": True}),
-        plan(7),
-        "10.0.0.1",
-        {"cpus": 4, "gpus": 0, "memory_mb": 8000},
-    )
-    assert "--dashboard-host=127.0.0.1" in head and f"--port={plan(7).gcs}" in head
