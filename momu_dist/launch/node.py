@@ -28,7 +28,7 @@ from momu_dist.launch.children import adopt_orphans, end_descendants
 from momu_dist.launch.machine import gpus_given, memory_mb
 from momu_dist.launch.ports import PortPlan, busy_of
 from momu_dist.launch.ray_start import ray_command
-from momu_dist.launch.scontrol import cancel, job_facts, requeue
+from momu_dist.launch.scontrol import cancel, job_facts, node_lost, requeue
 
 MARK = "@momu "
 RAY_S = 60.0
@@ -40,7 +40,9 @@ HEAD_S = RAY_STARTS * RAY_S
 ALIVE_S = 5.0
 """How often a node says that it is there."""
 LAUNCHER_S = 10.0
-"""How long a node without Ray waits for a word of the launcher, before it takes it for lost."""
+"""How long a node without Ray waits for a word of the launcher, before it asks SLURM, and between two questions."""
+ORPHAN_S = 1800.0
+"""How long it asks. SLURM itself holds a node for lost after its SlurmdTimeout, mostly five minutes."""
 END_S = 8.0
 """How long Ray may take to end by itself."""
 HURRIED_S = 1.0
@@ -56,8 +58,10 @@ class Orders:
 
     job_id: int
     slurm_id: str
+    restart: int
     node: str
-    head: bool
+    head: str
+    """The job's first node."""
     head_ip: str
     cpus: int
     workers: int
@@ -74,6 +78,10 @@ class Orders:
     """Where Ray's logs go if the job failed."""
     kill_wait_s: float
     """From SLURM's SIGTERM to its SIGKILL."""
+
+    @property
+    def leads(self) -> bool:
+        return self.node == self.head
 
     def text(self) -> str:
         return json.dumps(asdict(self))
@@ -96,6 +104,7 @@ class Agent:
         self.temp = Path(orders.temp)
         self.ports = PortPlan(orders.first_port)
         self.stopped = threading.Event()
+        self.answered = threading.Event()
         self.orphaned = False
         self.hurried = False
         self.keep_logs = False
@@ -139,7 +148,10 @@ class Agent:
         for line in sys.stdin:
             words = line.strip()
         self.keep_logs = self.keep_logs or words == KEEP_LOGS
-        self.orphaned = not words  # its last word is missing, so it did not mean to go
+        if words:
+            self.answered.set()
+        else:
+            self.orphaned = True  # its last word is missing, so it did not mean to go
         self.stopped.set()
 
     def _signalled(self, number: int, _: object) -> None:
@@ -209,7 +221,7 @@ class Agent:
 
     def _ip(self) -> str:
         """The address by which the head reaches this node: the one this node reaches the head from."""
-        if self.orders.head:
+        if self.orders.leads:
             return self.orders.head_ip
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.connect((self.orders.head_ip, self.ports.gcs))
@@ -217,11 +229,11 @@ class Agent:
 
     def _start_ray(self) -> None:
         address = (self.orders.head_ip, self.ports.gcs)
-        if not self.orders.head and not self._wait(lambda: answers(address), HEAD_S):
+        if not self.orders.leads and not self._wait(lambda: answers(address), HEAD_S):
             raise Refused(
                 f"no Ray answers at {address[0]}:{address[1]} within {HEAD_S:.0f} s, the head's; see its log"
             )
-        head = None if self.orders.head else self.orders.head_ip
+        head = None if self.orders.leads else self.orders.head_ip
         command = ray_command(self.ports, self._ip(), head, self.orders.temp, self._resources())
         for left in reversed(range(RAY_STARTS)):
             self.ray = subprocess.Popen(
@@ -274,19 +286,29 @@ class Agent:
                 )
 
     def _end_job(self) -> None:
-        """The launcher does not answer: it is gone, with its node. Put the job back into the queue.
+        """The launcher does not answer. Put the job back into the queue if it is gone with its node, and SLURM says so too.
 
-        SLURM does not, for a job with --no-kill: it would leave it running, without its batch script, until its time is over.
+        SLURM does not requeue a job with --no-kill: it would leave it running, without its batch script, until its time is
+        over. But the launcher may also wait for a disk, or this node alone be cut off, and the job goes on without it.
         """
-        if self.orders.head:
+        if self.orders.leads:
             return  # SLURM sees the end of a batch script on a node that lives
-        time.sleep(LAUNCHER_S)
-        if not job_facts(self.orders.slurm_id).running:
-            return
-        refused = requeue(self.orders.slurm_id)
-        print_line(f"the first node is gone; requeue: {refused or 'done'}")
-        if refused and job_facts(self.orders.slurm_id).running:
-            cancel(self.orders.slurm_id)
+        until = time.monotonic() + ORPHAN_S
+        while time.monotonic() < until:
+            job = job_facts(self.orders.slurm_id)
+            if not job.running or (job.state and job.restarts != self.orders.restart):
+                return  # it is being ended, or has begun anew
+            if job.state and node_lost(job, self.orders.head):
+                # A job that may not be requeued would hold its other nodes for nothing.
+                refused = requeue(self.orders.slurm_id) if job.requeues else cancel(self.orders.slurm_id)
+                done = "requeued" if job.requeues else "cancelled, as it may not be requeued"
+                print_line(
+                    f"the first node is gone; the job is {done}{f' once SLURM agrees ({refused})' if refused else ''}"
+                )
+                if not refused:
+                    return
+            if self.answered.wait(LAUNCHER_S):
+                return
 
     def _end_processes(self) -> None:
         if self.ray is not None and self.ray.poll() is None:
@@ -311,9 +333,10 @@ def tell(**facts: Any) -> None:
 
 
 def print_line(text: str) -> None:
-    """Print a line as a whole: several threads do."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    """Print a line as a whole: several threads do. Where nobody listens any more there is still a node to be cleared."""
+    with suppress(OSError):
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
 
 
 def answers(address: tuple[str, int]) -> bool:

@@ -135,8 +135,8 @@ class RayCluster:
         for name, cpus in zip(names, self.allocation.cpus, strict=True):
             restart = self.allocation.restart
             orders = Orders(
-                job_id=self.allocation.job_id, slurm_id=self.allocation.slurm_id, node=name,
-                head=name == self.allocation.head, head_ip=self.head_ip, cpus=cpus,
+                job_id=self.allocation.job_id, slurm_id=self.allocation.slurm_id, restart=restart, node=name,
+                head=self.allocation.head, head_ip=self.head_ip, cpus=cpus,
                 workers=math.ceil(work.workers / len(names)), worker_cpus=work.worker_cpus,
                 first_port=self.ports.first, temp=self.temp, needed=work.needed, staged=work.staged,
                 kept_logs=str(self.folder / f"ray-{name}.r{restart}"), kill_wait_s=kill_wait_s,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,38 +17,66 @@ QUEUE_S = 30.0
 
 @dataclass(frozen=True)
 class JobFacts:
-    """A job as the controller has it."""
+    """A job as the controller has it; without a state where the controller does not answer."""
 
-    state: str
+    state: str = ""
     """Such as RUNNING; while it is being ended CANCELLED, PREEMPTED, TIMEOUT or COMPLETING."""
-    end: float
+    end: float = float("inf")
     """When it must end, in seconds of the clock; infinite where it need not, or nobody knows."""
+    restarts: int = 0
+    requeues: bool = True
+    """Whether it may be requeued."""
+    nodelist: str = ""
 
     @property
     def running(self) -> bool:
-        return self.state == "RUNNING"
+        """Whether it runs, for all that is known: a controller that is silent for a moment ends no job."""
+        return self.state in ("RUNNING", "")
 
 
 def job_facts(job: str) -> JobFacts:
-    """Return the facts of one job, or of one element of an array (`12_3`); a job that runs where the controller is silent."""
+    """Return the facts of one job, or of one element of an array (`12_3`)."""
     code, out, _ = _asked("scontrol", "show", "job", "-o", job)
-    facts = dict(word.split("=", 1) for word in out.split() if "=" in word) if code == 0 else {}
+    facts = dict(word.split("=", 1) for word in out.split() if "=" in word)
+    if code != 0 or "JobState" not in facts:
+        return JobFacts()
     try:
         end = datetime.fromisoformat(facts.get("EndTime", "")).timestamp()
     except ValueError:
         end = float("inf")
-    return JobFacts(facts.get("JobState", "RUNNING"), end)
+    restarts = facts.get("Restarts", "0")
+    return JobFacts(
+        facts["JobState"],
+        end,
+        int(restarts) if restarts.isdecimal() else 0,
+        facts.get("Requeue") != "0",
+        facts.get("NodeList", ""),
+    )
+
+
+def node_lost(job: JobFacts, node: str) -> bool:
+    """Return whether SLURM holds a node of a job for lost: it has taken it out of the job, or gets no answer from it."""
+    names = _asked("scontrol", "show", "hostnames", job.nodelist)[1].split()
+    if names and node not in names:
+        return True
+    state = re.search(r"\bState=(\S+)", _asked("scontrol", "show", "node", "-o", node)[1])
+    # Such as ALLOCATED*, DOWN*+DRAIN, or IDLE+NOT_RESPONDING, by SLURM's version.
+    flags = set(re.split(r"\W", state[1].replace("*", "+NOT_RESPONDING+"))) if state else set()
+    return not flags.isdisjoint({"DOWN", "NOT_RESPONDING"})
 
 
 def requeue(job: str) -> str:
     """Put a job back into the queue; return why not, or nothing."""
-    code, _, error = _asked("scontrol", "requeue", job)
+    return _refusal(*_asked("scontrol", "requeue", job))
+
+
+def cancel(job: str) -> str:
+    """Cancel a job; return why not, or nothing."""
+    return _refusal(*_asked("scancel", job))
+
+
+def _refusal(code: int, _: str, error: str) -> str:
     return "" if code == 0 else (error.strip() or f"exit code {code}")
-
-
-def cancel(job: str) -> None:
-    """Cancel a job."""
-    _asked("scancel", job)
 
 
 def hostnames(nodelist: str) -> tuple[str, ...]:
