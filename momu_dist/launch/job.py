@@ -89,6 +89,7 @@ class Job:
         work = make_work(name, arguments, self.site, self.temp)
         if work.done is not None:
             return 0, work.done
+        self._check_budget(work.reached())
         self._check_asked()
         if work.uses_ray:
             self._bring_up(work)
@@ -99,6 +100,20 @@ class Job:
                 f"train.strategy local is one process, the job has {len(self.allocation.nodes)} nodes; submit with -N1."
             )
         return self._drive(work) if work.command else self._hold()
+
+    def _check_budget(self, reached: int) -> None:
+        """Refuse an attempt too many. One before it that died without a word, as by SIGKILL, could not count itself."""
+        failures = self.status.failures
+        if (last := self.status.last) and last.get("ended") is None:
+            then = last.get("reached")
+            died = End(FAULT, "it died", progressed=then is not None and reached > then, failures=failures)
+            failures = failures_after(died)
+        self.status.set(reached=reached, failures=failures)
+        if failures > self.budget:
+            raise ConfigError(
+                f"{failures} attempts in a row came no further, the budget is {self.budget}; look for the cause in "
+                f"{self.folder}, and submit it again: it goes on where it is."
+            )
 
     def _bring_up(self, work: Work) -> None:
         ports = plan(self.allocation.job_id, self.allocation.restart)

@@ -47,11 +47,18 @@ class Status:
             "run": None,
             "step": 0,
             "total_steps": None,
+            "reached": None,  # how far the work had come, for good, when this attempt began
             "failures": before[-1].get("failures", 0) if before else 0,
             "ended": None,
             "before": before,
         }
         return self
+
+    @property
+    def last(self) -> dict[str, Any] | None:
+        """The attempt before this one."""
+        before: list[dict[str, Any]] = self.facts["before"]
+        return before[-1] if before else None
 
     @property
     def failures(self) -> int:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from momu_dist.errors import ConfigError
 from momu_dist.launch import job as job_module
 from momu_dist.launch.allocation import Allocation
 from momu_dist.launch.sites import Site
@@ -107,6 +108,14 @@ def play(tmp_path: Path) -> Iterator[Callable[..., Played]]:
             job.process.wait(60)
 
 
+@pytest.fixture
+def scontrol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A controller for a job in this process."""
+    (tmp_path / "scontrol").write_text("#!/bin/sh\necho JobId=7 JobState=RUNNING EndTime=Unknown\n")
+    (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+
 def test_a_job_that_holds_ends_with_scancel(play: Callable[..., Played]) -> None:
     job = play("hold")
     job.wait_for("holding")
@@ -183,6 +192,43 @@ def test_a_preparation_that_is_stopped_before_it_has_finished_a_file_came_no_fur
     assert job.status()["ended"]["requeued"] and job.status()["failures"] == 1
 
 
+def died(folder: Path, **facts: Any) -> dict[str, str]:
+    """Leave the status of a first attempt that never said how it ended; return what SLURM gives to the second."""
+    path = folder / "runs" / "slurm" / "7" / "status.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"job": 7, "restart": 0, "phase": "training", "ended": None, **facts}))
+    return {"SLURM_RESTART_COUNT": "1"}
+
+
+def test_an_attempt_that_died_without_a_word_counts(play: Callable[..., Played], tmp_path: Path) -> None:
+    job = play("hold", **died(tmp_path, failures=1, reached=0))
+    job.wait_for("holding")
+    assert job.status()["failures"] == 2
+    job.process.send_signal(signal.SIGTERM)
+    job.ends(0)
+
+
+def test_attempts_that_died_are_not_repeated_for_ever(play: Callable[..., Played], tmp_path: Path) -> None:
+    job = play("hold", **died(tmp_path, failures=3, reached=0))
+    last = job.ends(2)
+    assert any("4 attempts in a row came no further, the budget is 3" in line for line in last), last
+    assert "not requeued" in last[-1]
+
+
+def test_an_attempt_that_died_after_it_had_come_further_begins_the_count_anew(
+    tmp_path: Path, scontrol: None
+) -> None:
+    died(tmp_path, failures=3, reached=20)
+    job = job_module.Job(Allocation(7, "momu", 1, ("n1",), (2,), tmp_path, "7"), Site(), 3, deque())
+    job.status.open(7, "momu", 1, ["train"])
+    job._check_budget(40)
+    assert job.status.failures == 1 and job.status.facts["reached"] == 40
+    died_again = job_module.Job(job.allocation, Site(), 0, deque())
+    died_again.status.open(7, "momu", 2, ["train"])
+    with pytest.raises(ConfigError, match="2 attempts in a row"):
+        died_again._check_budget(40)
+
+
 def test_an_element_of_an_array_asks_for_itself_alone_and_says_if_it_is_refused(
     play: Callable[..., Played],
 ) -> None:
@@ -195,12 +241,8 @@ def test_an_element_of_an_array_asks_for_itself_alone_and_says_if_it_is_refused(
 
 
 def test_a_fault_of_the_launcher_is_told_as_the_end_of_the_job(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scontrol: None, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "scontrol").write_text("#!/bin/sh\necho JobId=7 JobState=RUNNING EndTime=Unknown\n")
-    (tmp_path / "scontrol").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-
     def broken(*_: object) -> None:
         raise RuntimeError("nobody thought of this")
 
