@@ -176,8 +176,7 @@ class Job:
             why = f"the driver was ended by {signal.Signals(-code).name}; its last line: {last}"
             code = 128 - code
         if code != STOPPED and self.asked_by is None:
-            rank = re.search(r"\brank \d+: .*", why)
-            self.first_failure = rank[0] if rank else f"the driver, on {self.allocation.head}"
+            self.first_failure = failing_rank(why) or f"the driver, on {self.allocation.head}"
         return code, why
 
     def _watch_nodes(self, work: Work) -> None:
@@ -269,6 +268,12 @@ class Job:
             say(why)
         requeued = "requeued" if again else "not requeued"
         say(f"job {self.allocation.slurm_id} ends with exit code {code}, {requeued}: {reason}")
+
+
+def failing_rank(why: str) -> str | None:
+    """Return what a driver's last words say of the worker that failed first, such as `rank 1 on node2: ...`."""
+    found = re.search(r"\brank \d+( on \S+)?: .*", why)
+    return found[0] if found else None
 
 
 def say(text: str) -> None:

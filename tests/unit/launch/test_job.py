@@ -229,6 +229,19 @@ def test_an_attempt_that_died_after_it_had_come_further_begins_the_count_anew(
         died_again._check_budget(40)
 
 
+@pytest.mark.parametrize(
+    ("why", "first"),
+    [
+        ("error: rank 1 on node2: the run folder cannot be written.", "rank 1 on node2: the run folder cannot be written."),
+        ("error: training of x was given up (train.max_failures 3); last cause: rank 0: KeyError", "rank 0: KeyError"),
+        ("error: no progress of ranks 1, 2: they hang", None),
+        ("error: no config at x", None),
+    ],
+)  # fmt: skip
+def test_the_worker_that_failed_first_is_read_of_the_drivers_last_words(why: str, first: str | None) -> None:
+    assert job_module.failing_rank(why) == first
+
+
 def test_an_element_of_an_array_asks_for_itself_alone_and_says_if_it_is_refused(
     play: Callable[..., Played],
 ) -> None:
