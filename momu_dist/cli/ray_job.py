@@ -27,7 +27,6 @@ def add_ray_job(commands: Commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    import os
     import subprocess
     from pathlib import Path
 
@@ -42,10 +41,9 @@ def _run(options: argparse.Namespace) -> None:
     ray, root = ray_of_job(job), Path.cwd()
     if not options.no_upload:
         check_upload(root)
-    env = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_TOKEN"} | ray_job_env(ray)
     words = ray_job_command(ray, command, root, upload=not options.no_upload)
     try:
-        code = subprocess.run(words, env=env).returncode
+        code = subprocess.run(words, env=ray_job_env(ray)).returncode
     except FileNotFoundError as error:
         raise DataError("no srun here; run this on a login node of the cluster.") from error
     if code:

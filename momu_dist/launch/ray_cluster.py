@@ -21,6 +21,7 @@ from momu_dist.launch.allocation import Allocation
 from momu_dist.launch.children import Child, end_all
 from momu_dist.launch.node import END_S, HEAD_S, KEEP_LOGS, MARK, RAY_S, RAY_STARTS, STOP, Orders
 from momu_dist.launch.ports import PortPlan
+from momu_dist.launch.srun import srun, step_env
 from momu_dist.launch.work import Work
 
 STATES = ("starting", "ready", "staged", "joined")
@@ -107,15 +108,8 @@ class RayCluster:
         self._changed = threading.Event()
         self.head_ip = address_of(allocation.head, others=allocation.nodes[1:])
         self.token = folder / TOKEN
-        # srun would take SLURM's own for options of its steps: no environment at all, or all GPUs of the job on one node.
-        dropped = ("SLURM_EXPORT_ENV", "SLURM_GPUS")
-        own = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith("RAY_") and name not in dropped
-        }
         self.env = {
-            **own,
+            **{name: value for name, value in step_env().items() if not name.startswith("RAY_")},
             **RAY_ENV,
             **site_env,
             "RAY_AUTH_TOKEN_PATH": str(self.token),
@@ -141,7 +135,8 @@ class RayCluster:
                 first_port=self.ports.first, temp=self.temp, needed=work.needed, staged=work.staged,
                 kept_logs=str(self.folder / f"ray-{name}.r{restart}"), kill_wait_s=kill_wait_s,
             )  # fmt: skip
-            command = [*srun(name, cpus), sys.executable, "-u", "-m", "momu_dist.launch.node", orders.text()]
+            step = srun(1, cpus, "--overlap", f"--nodelist={name}", "--unbuffered", "--quiet")
+            command = [*step, sys.executable, "-u", "-m", "momu_dist.launch.node", orders.text()]
             log = self.folder / f"{name}.r{restart}.log"
             self.nodes[name] = Node(name, Child(name, command, self.env, self._hears(name, log)), log)
 
@@ -218,14 +213,6 @@ class RayCluster:
         end_all([node.agent for node in self.nodes.values()], END_S + 2.0)
         with suppress(OSError):  # of a Ray that is gone: nothing can be entered by it
             forget_secrets(self.folder)
-
-
-def srun(node: str, cpus: int) -> list[str]:
-    """Return the beginning of a command that runs once on `node`, with all that the job has there."""
-    return [
-        "srun", "--overlap", "--nodes=1", "--ntasks=1", f"--nodelist={node}", f"--cpus-per-task={cpus}",
-        "--unbuffered", "--export=ALL", "--kill-on-bad-exit=0", "--wait=0", "--quiet",
-    ]  # fmt: skip
 
 
 def address_of(node: str, others: Sequence[str]) -> str:

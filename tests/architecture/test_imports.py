@@ -45,7 +45,7 @@ SLURM = {
     "squeue": ["launch/scontrol.py"],
     "sacct": ["launch/scontrol.py"],
     "sinfo": ["launch/scontrol.py"],
-    "srun": ["launch/ray_cluster.py", "launch/ray_job.py", "launch/doctor/nodes.py"],
+    "srun": ["launch/srun.py"],
 }
 
 CORE_LIBRARIES = {"torch", "numpy", "scipy", "librosa", "momu_dist"}
