@@ -12,7 +12,7 @@ def add_ray_job(commands: Commands) -> None:
     parser.usage = "momu ray-job [-h] [--no-upload] JOB -- COMMAND ..."
     parser.description = (
         "Hands a program to the Ray of a running job (of momu submit hold, or any other) and shows its output. The checkout "
-        "is uploaded without .git, .venv, runs, data, .cache and weights; paths in the command must then be absolute."
+        "is uploaded without .git, .venv, runs, data, .cache, weights and wheelhouse; paths in the command must then be absolute."
     )
     parser.add_argument(
         "--no-upload", action="store_true", help="run in this folder itself, which the nodes must see too"

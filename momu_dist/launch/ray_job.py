@@ -14,7 +14,7 @@ from momu_dist.errors import ConfigError, DataError
 from momu_dist.launch.jobs import JOBS, read_facts
 from momu_dist.launch.srun import srun, step_env
 
-EXCLUDED = (".git", ".venv", "runs", "data", ".cache", "weights")
+EXCLUDED = (".git", ".venv", "runs", "data", ".cache", "weights", "wheelhouse")
 """Folders of the checkout that are never uploaded: large, and named by absolute paths where they are needed."""
 _ANYWHERE = ("__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache")
 

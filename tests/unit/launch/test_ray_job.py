@@ -37,7 +37,7 @@ def test_sizes_are_those_of_what_ray_zips(tmp_path: Path) -> None:
 
     root, package = tmp_path / "checkout", tmp_path / "package.zip"
     fill(root, a=1000, code__b=2000, code__deep__c=3000, code__data__d=500, runs__x=10**6, data__y=10**6)
-    fill(root, weights__w=10**6)
+    fill(root, weights__w=10**6, wheelhouse__torch=10**6)
     for folder in (".git", ".venv", ".cache", "code/__pycache__"):
         (root / folder).mkdir()
         (root / folder / "big").write_bytes(b"x" * 10**6)
