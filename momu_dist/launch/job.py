@@ -19,6 +19,7 @@ from momu_dist.launch.ports import plan
 from momu_dist.launch.progress import Progress
 from momu_dist.launch.ray_cluster import NodeFailure, RayCluster, forget_secrets
 from momu_dist.launch.scontrol import job_facts, kill_wait_s, requeue
+from momu_dist.launch.scratch import node_folder
 from momu_dist.launch.sites import Site
 from momu_dist.launch.status import Status, job_folder
 from momu_dist.launch.work import Work, make_work
@@ -43,7 +44,7 @@ class Job:
         self.site = site
         self.budget = budget
         self.folder = job_folder(allocation.submit_dir, allocation.job_id)
-        self.temp = f"{site.scratch.rstrip('/')}/momu-{os.getuid()}-{allocation.job_id}"
+        self.temp = node_folder(site.scratch, allocation.job_id)
         self.status = Status(self.folder / "status.json")
         self.cluster: RayCluster | None = None
         self.kill_wait_s = kill_wait_s()

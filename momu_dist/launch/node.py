@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import resource
 import shutil
 import signal
@@ -22,13 +21,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from momu_dist.launch.children import adopt_orphans, end_descendants
 from momu_dist.launch.machine import gpus_given, memory_mb
 from momu_dist.launch.ports import PortPlan, busy_of
 from momu_dist.launch.ray_start import ray_command
 from momu_dist.launch.scontrol import cancel, job_facts, node_lost, requeue
+from momu_dist.launch.scratch import sweep, take
 
 MARK = "@momu "
 RAY_S = 60.0
@@ -102,6 +102,8 @@ class Agent:
     def __init__(self, orders: Orders) -> None:
         self.orders = orders
         self.temp = Path(orders.temp)
+        self.owner: TextIO | None = None
+        """What makes `temp` this agent's own."""
         self.ports = PortPlan(orders.first_port)
         self.stopped = threading.Event()
         self.answered = threading.Event()
@@ -175,14 +177,14 @@ class Agent:
                 raise Refused(
                     f"the folder {folder} is not there; it must lie on a file system that all nodes share"
                 )
-        with suppress(FileNotFoundError):
-            if self.temp.stat().st_uid != os.getuid():
-                raise Refused(
-                    f"{self.temp} belongs to another user; remove it, or set another `scratch` for the site"
-                )
-        shutil.rmtree(self.temp, ignore_errors=True)  # of an attempt of this job that was killed
+        sweep(self.temp.parent, self.orders.node)  # of this job too, if an attempt before was killed
         try:
-            self.temp.mkdir(parents=True, mode=0o700)
+            self.owner = take(self.temp, self.orders.node)
+        except FileExistsError as error:
+            raise Refused(
+                f"{self.temp} is there already and not this node's to remove, but another user's, or that of a node with which "
+                "it shares the disk; set another `scratch` for the site, on each node's own disk, or remove it"
+            ) from error
         except OSError as error:
             raise Refused(
                 f"{self.temp} cannot be made ({error.strerror}); set another `scratch` for the site"
@@ -319,11 +321,14 @@ class Agent:
 
     def _clean(self) -> None:
         self._end_processes()
+        if self.owner is None:
+            return
         if self.keep_logs:
             with suppress(OSError, shutil.Error):  # what could not be copied is not worth more than the end
                 shutil.copytree(
                     self.temp / "session_latest" / "logs", self.orders.kept_logs, dirs_exist_ok=True
                 )
+        self.owner.close()  # a network file system keeps what is open
         shutil.rmtree(self.temp, ignore_errors=True)
 
 

@@ -228,7 +228,8 @@ def address_of(node: str, others: Sequence[str]) -> str:
     if not others:
         return "127.0.0.1"
     raise ConfigError(
-        f"no address of {node} was found by which {others[0]} could reach it; its name does not resolve."
+        f"no IPv4 address of {node} was found by which {others[0]} could reach it, nor one of {others[0]}'s: the names of a "
+        "job's nodes must mean IPv4 addresses."
     )
 
 

@@ -9,6 +9,11 @@ from pathlib import Path
 from momu_dist.launch.machine import shared_memory_mb
 from momu_dist.launch.ports import PortPlan
 
+STORE_SHARE = 0.8
+"""Of what is free in /dev/shm, for Ray's objects."""
+LEAST_STORE_MB = 100
+"""Ray refuses less than 75 MiB. Where /dev/shm has no room for it, Ray takes its folder on the disk."""
+
 _OF_HEAD = ("port", "dashboard-port", "ray-client-server-port")
 
 
@@ -19,7 +24,8 @@ def ray_command(
 
     `resources` are the node's cpus, gpus and memory_mb.
     """
-    store = min(int(0.3 * resources["memory_mb"]), int(0.8 * shared_memory_mb()))
+    store = min(int(0.3 * resources["memory_mb"]), int(STORE_SHARE * shared_memory_mb()))
+    store = max(store, LEAST_STORE_MB)
     low, high = ports.workers
     given = {name: port for name, port in ports.named().items() if head_ip is None or name not in _OF_HEAD}
     command = [str(Path(sys.executable).with_name("ray")), "start", "--block", f"--node-ip-address={ip}"]

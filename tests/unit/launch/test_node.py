@@ -20,6 +20,7 @@ import pytest
 from momu_dist.launch import node
 from momu_dist.launch.node import MARK, Agent, Orders
 from momu_dist.launch.ports import plan
+from momu_dist.launch.scratch import take
 
 RAY = """#!/usr/bin/env bash
 echo "$@" > {args}
@@ -150,6 +151,29 @@ def test_a_fault_of_the_agent_is_told_and_leaves_nothing(played: Play) -> None:
     assert agent.heard("failed")["why"]
     assert agent.process.wait(15) == 1
     assert not agent.temp.exists()
+
+
+def test_a_disk_that_nodes_share_is_refused_and_the_folder_of_the_other_stays(
+    played: Play, tmp_path: Path
+) -> None:
+    other = take(tmp_path / "node", "n2")
+    agent = played(STARTS)
+    assert "is there already" in str(agent.heard("failed")["why"])
+    assert agent.process.wait(15) == 1
+    assert (tmp_path / "node" / "node").read_text() == "n2" and not agent.args.exists()
+    other.close()
+
+
+def test_what_killed_jobs_left_on_the_node_is_removed(played: Play, tmp_path: Path) -> None:
+    name = f"momu-{os.getuid()}"
+    killed, other_node, running = (tmp_path / f"{name}-{number}" for number in (1, 2, 3))
+    take(killed, "n1").close()
+    take(other_node, "n2").close()
+    lock = take(running, "n1")
+    agent = played(STARTS, temp=str(tmp_path / f"{name}-4"))
+    agent.heard("joined")
+    assert not killed.exists() and other_node.is_dir() and running.is_dir()
+    lock.close()
 
 
 @pytest.fixture

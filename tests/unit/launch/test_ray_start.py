@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from momu_dist.launch import ray_start
 from momu_dist.launch.ports import plan
 from momu_dist.launch.ray_start import ray_command
 
@@ -16,3 +19,15 @@ def test_ray_is_told_everything() -> None:
     head = ray_command(plan(7), "10.0.0.1", None, "/tmp/momu-0-7", has)
     assert "--dashboard-host=127.0.0.1" in head and f"--port={plan(7).gcs}" in head
     assert not any(part.startswith("--address") for part in head)
+
+
+@pytest.mark.parametrize(("shm", "store"), [(100_000, 2400), (2000, 1600), (51, 100)])
+def test_ray_starts_where_there_is_hardly_any_shared_memory(
+    monkeypatch: pytest.MonkeyPatch, shm: int, store: int
+) -> None:
+    """A container has 64 MiB by default, and Ray wants 75 at least."""
+    monkeypatch.setattr(ray_start, "shared_memory_mb", lambda: shm)
+    has = {"cpus": 4, "gpus": 0, "memory_mb": 8000}
+    command = ray_command(plan(7), "10.0.0.1", None, "/tmp/momu-0-7", has)
+    assert f"--object-store-memory={store * 2**20}" in command
+    assert f"--memory={(8000 - store) * 2**20}" in command
