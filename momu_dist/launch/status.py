@@ -7,6 +7,7 @@ import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,15 @@ class Status:
             old = json.loads(self.path.read_text())
         # A cluster that was set up anew counts its jobs from 1 again.
         before = [*old.pop("before", []), old] if restart and old.get("job") == job else []
-        self._began = time.monotonic() - process_age_s()
+        age = process_age_s()
+        self._began = time.monotonic() - age
+        began = datetime.now().astimezone() - timedelta(seconds=age)
         self.facts = {
             "job": job,
             "name": name,
             "restart": restart,
             "work": work,
-            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "started": began.isoformat(timespec="milliseconds"),  # the first of phases_s begins here
             "nodes": [],
             "phase": "start",
             "phases_s": {},
