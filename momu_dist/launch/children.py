@@ -90,8 +90,9 @@ def end_all(children: Iterable[Child], patience_s: float) -> None:
     steps = ((None, patience_s), (signal.SIGTERM, min(TERM_S, patience_s)), (signal.SIGKILL, TERM_S))
     for number, seconds in steps:
         left = [child for child in left if child.code is None]
-        for child in left if number is not None else ():
-            child.signal_group(number)
+        if number is not None:
+            for child in left:
+                child.signal_group(number)
         until = time.monotonic() + seconds
         while any(child.code is None for child in left) and time.monotonic() < until:
             time.sleep(0.02)
