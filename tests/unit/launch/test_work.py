@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from momu_dist.data.manifest import Manifest
+from momu_dist.launch import work as work_module
 from momu_dist.launch.progress import Progress
 from momu_dist.launch.sites import Site
 from momu_dist.launch.status import Status
@@ -35,3 +37,21 @@ def test_what_is_prepared_into_must_be_shared_too(tmp_path: Path, monkeypatch: p
     )
     assert work.needed == (str(tmp_path), str(tmp_path / "raw"), str(tmp_path / "deep" / "prepared"))
     assert (tmp_path / "deep" / "prepared").is_dir()  # the agents look for it
+
+
+def test_encoding_comes_further_with_every_shard_of_latents(
+    prepared: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    latents = tmp_path / "latents"
+    monkeypatch.setattr(work_module, "_latents", lambda *_: latents)
+    config = str(Path(__file__).parents[3] / "configs" / "demo" / "dit_a2m.yaml")
+    given = ["--config", config, f"data.root={prepared.root}", f"out={tmp_path / 'runs'}"]
+    work = make_work("train", [*given, "--only-latents"], Site(), "/tmp/x")
+    assert work.reached() == 0
+    (latents / "train").mkdir(parents=True)
+    (latents / "train" / "00000.parquet").touch()
+    assert work.reached() == 1
+    training = make_work("train", given, Site(), "/tmp/x")
+    assert training.folder is not None and training.reached() == 0
+    (training.folder.checkpoints / "step-000000020").mkdir(parents=True)
+    assert training.reached() == 20
