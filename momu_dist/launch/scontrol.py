@@ -14,13 +14,16 @@ class JobFacts:
     """A job as the controller has it."""
 
     state: str
-    """Such as RUNNING; while it is being ended CANCELLED, PREEMPTED, TIMEOUT or COMPLETING."""
+    """Such as RUNNING; while it is being ended CANCELLED, PREEMPTED, TIMEOUT or COMPLETING.
+
+    SIGNALING is a job that runs: before another signal SLURM sends SIGCONT, and shows this until all nodes have answered.
+    """
     end: float
     """When it must end, in seconds of the clock; infinite where it need not, or nobody knows."""
 
     @property
     def running(self) -> bool:
-        return self.state == "RUNNING"
+        return self.state in ("RUNNING", "SIGNALING")
 
 
 def job_facts(job: str) -> JobFacts:
