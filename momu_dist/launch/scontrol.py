@@ -20,7 +20,10 @@ class JobFacts:
     """A job as the controller has it; without a state where the controller does not answer."""
 
     state: str = ""
-    """Such as RUNNING; while it is being ended CANCELLED, PREEMPTED, TIMEOUT or COMPLETING."""
+    """Such as RUNNING; while it is being ended CANCELLED, PREEMPTED, TIMEOUT or COMPLETING.
+
+    SIGNALING is a job that runs: before another signal SLURM sends SIGCONT, and shows this until all nodes have answered.
+    """
     end: float = float("inf")
     """When it must end, in seconds of the clock; infinite where it need not, or nobody knows."""
     restarts: int = 0
@@ -31,7 +34,7 @@ class JobFacts:
     @property
     def running(self) -> bool:
         """Whether it runs, for all that is known: a controller that is silent for a moment ends no job."""
-        return self.state in ("RUNNING", "")
+        return self.state in ("RUNNING", "SIGNALING", "")
 
 
 def job_facts(job: str) -> JobFacts:

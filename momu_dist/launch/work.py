@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
+
 from momu_dist.config.load import load_config
 from momu_dist.config.schema import RunConfig
 from momu_dist.core.catalog import STAGES
@@ -16,6 +18,7 @@ from momu_dist.data.latents import latent_fingerprint
 from momu_dist.data.manifest import Manifest
 from momu_dist.data.ray_pipeline import READER_CPUS
 from momu_dist.errors import ConfigError
+from momu_dist.launch.machine import gpus_given
 from momu_dist.launch.sites import Site
 from momu_dist.tracking import waits
 from momu_dist.train.build import required_exports
@@ -126,6 +129,7 @@ def _training(arguments: Sequence[str], site: Site, temp: str) -> Work:
     if finished is not None and finished["steps"] >= steps:
         said = f"{config.name} is finished ({finished['steps']} steps): {run.path}"
         return Work((), config, True, steps, done=said)
+    _check_gpus(config)
     data = Manifest.load(config.data.root)
     latents = _latents(data, config)
     out = Path(config.out).absolute()
@@ -143,6 +147,17 @@ def _training(arguments: Sequence[str], site: Site, temp: str) -> Work:
     return Work(
         tuple(command), config, not options.only_latents, steps, needed, staged, result, set_by_user=given
     )
+
+
+def _check_gpus(config: RunConfig) -> None:
+    """Workers on Ray take the GPUs of the job, and would end in NCCL's words where torch can use none of them."""
+    given = gpus_given()
+    on_ray = config.train.strategy != "local"
+    if given and on_ray and config.train.device != "cpu" and not torch.cuda.is_available():
+        raise ConfigError(
+            f"SLURM gave this job {given} GPUs a node, but torch {torch.__version__} sees no CUDA device; ask momu doctor, "
+            "install a CUDA build of torch (README.md), or set train.device=cpu."
+        )
 
 
 def _latents(data: Manifest, config: RunConfig) -> Path | None:

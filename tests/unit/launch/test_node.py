@@ -201,10 +201,11 @@ def test_sigterm_of_a_job_that_slurm_ends_is_obeyed_before_sigkill(
     assert time.monotonic() - began < agent.orders.kill_wait_s
 
 
+@pytest.mark.parametrize("state", ["RUNNING", "SIGNALING"])
 def test_sigterm_of_a_job_with_a_time_of_grace_is_left_to_the_launcher(
-    played: Play, slurm_says: Callable[[str], None]
+    played: Play, slurm_says: Callable[[str], None], state: str
 ) -> None:
-    slurm_says("RUNNING")
+    slurm_says(state)
     agent = played(STARTS)
     agent.heard("joined")
     agent.process.send_signal(signal.SIGTERM)
