@@ -290,7 +290,7 @@ def test_a_mistake_is_said_before_any_node_is_used(
 def test_gpus_that_torch_cannot_use_are_said_before_any_node_is_used(play: Callable[..., Played]) -> None:
     config = Path(__file__).parents[3] / "configs" / "demo" / "music_vae.yaml"
     work = ("train", "--config", str(config), "train.device=auto")
-    job = play(*work, CUDA_VISIBLE_DEVICES="98,99")  # on a machine with GPUs there are not so many
+    job = play(*work, CUDA_VISIBLE_DEVICES="98,99", SLURM_GPUS_ON_NODE="2")  # more than any machine has
     last = job.ends(2)
     assert any("SLURM gave this job 2 GPUs a node" in line for line in last), last
     assert not (job.folder / "runs" / "slurm" / "7" / "n1.r0.log").exists()
