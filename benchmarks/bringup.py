@@ -25,19 +25,25 @@ from momu_dist.train.folder import RunFolder
 from report import machine_line, table
 
 ROOT = Path(__file__).parents[1]
-TIMEOUT_S = 600.0
+TIMEOUT_MIN = 10
+RAY_S = 120
+"""How long Ray may take by hand."""
 
 BY_HAND = """#!/bin/bash
 export RAY_AUTH_MODE=disabled RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 RAY_USAGE_STATS_ENABLED=0
 nodes=($(scontrol show hostnames "$SLURM_JOB_NODELIST"))
 head=$(getent hosts "${nodes[0]}" | awk '{print $1; exit}')
 start() { srun --overlap -N1 -n1 -w "$1" ray start --block --num-cpus=$SLURM_CPUS_ON_NODE "${@:2}" > "$OUT/$1.log" 2>&1 & }
+up() {
+  for _ in $(seq $((RAY_S * 10))); do grep -qs "Ray runtime started" "$OUT/$1.log" && return; sleep 0.1; done
+  echo "no Ray on $1 within RAY_S s"; kill $(jobs -p); exit 1
+}
 mark() { date +%s.%N > "$OUT/$1"; }
 mark began
 start "${nodes[0]}" --head --node-ip-address="$head" --port=6379
-until grep -q "Ray runtime started" "$OUT/${nodes[0]}.log"; do sleep 0.1; done
+up "${nodes[0]}"
 for node in "${nodes[@]:1}"; do start "$node" --address="$head:6379"; done
-for node in "${nodes[@]}"; do until grep -q "Ray runtime started" "$OUT/$node.log"; do sleep 0.1; done; done
+for node in "${nodes[@]}"; do up "$node"; done
 mark ray
 RAY_ADDRESS=$head:6379 python -u -m momu_dist.train "$@"
 code=$?
@@ -80,10 +86,11 @@ def by_momu(folder: Path, nodes: int, training: Sequence[str]) -> dict[str, floa
     if status["ended"]["code"] != 0:
         raise SystemExit(f"job {job} ended with {status['ended']}; see {folder}")
     phases = status["phases_s"]
-    ray = phases["checks"] + phases["nodes"] + phases["ray"]
+    bring_up = ("start", "checks", "nodes", "ray")
+    ray = sum(phases[name] for name in bring_up)
     ended = datetime.fromisoformat(status["started"]).timestamp() + sum(phases.values()) - phases["ending"]
     return {
-        **{f"of it {name}": phases[name] for name in ("checks", "nodes", "ray")},
+        **{f"of it {name}": phases[name] for name in bring_up},
         "Ray": ray,
         "first step": ray + phases["workers"] + phases["first step"],
         "gone": finished - ended,
@@ -94,9 +101,11 @@ def by_hand(folder: Path, nodes: int, training: Sequence[str]) -> dict[str, floa
     """Submit a script as one would write it; return seconds by phase."""
     folder.mkdir(parents=True)
     script = folder / "job.sh"
-    script.write_text(BY_HAND.replace("$OUT", str(folder)))
+    script.write_text(BY_HAND.replace("$OUT", str(folder)).replace("RAY_S", str(RAY_S)))
     job = sbatch(folder, nodes, [str(script), *training])
     finished = when_gone(job)
+    if not (folder / "driver").is_file():
+        raise SystemExit(f"job {job} did not come to its training; see {folder}")
     marks = {name: float((folder / name).read_text()) for name in ("began", "ray", "driver")}
     config = load_config(training[1], training[2:])
     events = RunFolder(config).events.read_text().splitlines()
@@ -115,6 +124,7 @@ def sbatch(folder: Path, nodes: int, command: Sequence[str]) -> int:
         f"-N{nodes}",
         "--ntasks-per-node=1",
         "--cpus-per-task=4",
+        f"--time={TIMEOUT_MIN}",
         f"--output={folder}/log",
     ]
     out = subprocess.run([*submit, *command], capture_output=True, text=True, check=True, cwd=ROOT)
@@ -122,11 +132,12 @@ def sbatch(folder: Path, nodes: int, command: Sequence[str]) -> int:
 
 
 def when_gone(job: int) -> float:
-    """Wait until the job has left its nodes; return when that was."""
-    until = time.monotonic() + TIMEOUT_S
+    """Wait until the job has left its nodes; return when that was. One that stays too long is cancelled."""
+    until = time.monotonic() + 60 * TIMEOUT_MIN
     while subprocess.run(["squeue", "-h", "-j", str(job)], capture_output=True, text=True).stdout.strip():
         if time.monotonic() > until:
-            raise SystemExit(f"job {job} has not ended within {TIMEOUT_S:.0f} s")
+            subprocess.run(["scancel", str(job)])
+            raise SystemExit(f"job {job} has not ended within {TIMEOUT_MIN} minutes")
         time.sleep(0.2)
     return time.time()
 

@@ -12,7 +12,7 @@ def add_ray_job(commands: Commands) -> None:
     parser.usage = "momu ray-job [-h] [--no-upload] JOB -- COMMAND ..."
     parser.description = (
         "Hands a program to the Ray of a running job (of momu submit hold, or any other) and shows its output. The checkout "
-        "is uploaded without .git, .venv, runs, data, .cache and weights; paths in the command must then be absolute."
+        "is uploaded without .git, .venv, runs, data, .cache, weights and wheelhouse; paths in the command must then be absolute."
     )
     parser.add_argument(
         "--no-upload", action="store_true", help="run in this folder itself, which the nodes must see too"
@@ -27,7 +27,6 @@ def add_ray_job(commands: Commands) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    import os
     import subprocess
     from pathlib import Path
 
@@ -42,10 +41,9 @@ def _run(options: argparse.Namespace) -> None:
     ray, root = ray_of_job(job), Path.cwd()
     if not options.no_upload:
         check_upload(root)
-    env = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_TOKEN"} | ray_job_env(ray)
     words = ray_job_command(ray, command, root, upload=not options.no_upload)
     try:
-        code = subprocess.run(words, env=env).returncode
+        code = subprocess.run(words, env=ray_job_env(ray)).returncode
     except FileNotFoundError as error:
         raise DataError("no srun here; run this on a login node of the cluster.") from error
     if code:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from momu_dist.errors import ConfigError
+from momu_dist.launch.scontrol import hostnames
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,6 @@ def read_allocation(env: Mapping[str, str] = os.environ) -> Allocation:
         submit_dir=Path(env.get("SLURM_SUBMIT_DIR", os.getcwd())),
         slurm_id=f"{array}_{task}" if array and task else env["SLURM_JOB_ID"],
     )
-
-
-def hostnames(nodelist: str) -> tuple[str, ...]:
-    """Return the names in SLURM's short form, such as node[1-3]."""
-    out = subprocess.run(["scontrol", "show", "hostnames", nodelist], capture_output=True, text=True)
-    if out.returncode != 0 or not out.stdout.split():
-        raise ConfigError(f"scontrol cannot read the nodes {nodelist!r} of this job: {out.stderr.strip()}.")
-    return tuple(out.stdout.split())
 
 
 def per_node(text: str, nodes: int) -> tuple[int, ...]:

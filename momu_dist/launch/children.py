@@ -1,17 +1,23 @@
-"""Processes of a job, each in a group of its own: started, listened to, ended by their group and nothing else."""
+"""Processes of a job: each started in a group of its own, listened to, and ended by that group; or all below this one."""
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 logger = logging.getLogger(__name__)
+
+TERM_S = 2.0
+"""How long a process may take to end after a signal; one that waits for a disk does not heed SIGKILL either."""
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 class Child:
@@ -42,16 +48,29 @@ class Child:
 
     @property
     def code(self) -> int | None:
-        """The exit code once it has ended, negative for a signal; its last lines have been heard then."""
-        code = self._process.poll()
-        if code is not None:
-            self._listener.join(2.0)  # a grandchild that lives on may hold the pipe
-        return code
+        """The exit code once it has ended, negative for a signal.
+
+        What it left behind in its group has been ended then, and its last lines have been heard.
+        """
+        if self._process.returncode is None and self._has_ended():
+            # Before its number is given back: later it may be that of a stranger's group.
+            self.signal_group(signal.SIGKILL)
+            self._process.wait()
+            self._listener.join(TERM_S)  # a grandchild with a group of its own may hold the pipe
+        return self._process.returncode
+
+    def _has_ended(self) -> bool:
+        return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
     def send(self, number: int) -> None:
         """Send a signal to the process alone."""
-        if self._process.poll() is None:
-            self._process.send_signal(number)
+        if self.code is None:
+            os.kill(self._process.pid, number)
+
+    def signal_group(self, number: int) -> None:
+        """Send a signal to the process, which must not have been seen to end, and to those of its group."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
 
     def close(self, last_words: str = "") -> None:
         """Close its standard input after `last_words`, which tells an agent to stop."""
@@ -64,25 +83,51 @@ class Child:
         with suppress(BrokenPipeError):
             self._process.stdin.close()
 
-    def end(self, patience_s: float) -> None:
-        """Wait so long for its end, then end its whole group."""
-        for number in (None, signal.SIGTERM, signal.SIGKILL):
-            if number is not None:
-                self._signal_group(number)
-            if self._waited(patience_s):
-                break
-        self._signal_group(signal.SIGKILL)  # what it left behind
 
-    def _waited(self, seconds: float) -> bool:
+def end_all(children: Iterable[Child], patience_s: float) -> None:
+    """Wait so long for the end of all at once; then end the groups of those that are left, with no more patience than that."""
+    left = list(children)
+    steps = ((None, patience_s), (signal.SIGTERM, min(TERM_S, patience_s)), (signal.SIGKILL, TERM_S))
+    for number, seconds in steps:
+        left = [child for child in left if child.code is None]
+        if number is not None:
+            for child in left:
+                child.signal_group(number)
         until = time.monotonic() + seconds
-        while self._process.poll() is None:
-            if time.monotonic() > until:
-                return False
+        while any(child.code is None for child in left) and time.monotonic() < until:
             time.sleep(0.02)
-        return True
 
-    def _signal_group(self, number: int) -> None:
-        try:
-            os.killpg(self._process.pid, number)
-        except ProcessLookupError:
-            return
+
+def adopt_orphans() -> None:
+    """Make a child of this process of whatever its children leave behind, so that `end_descendants` finds it."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def end_descendants() -> None:
+    """Kill every process below this one."""
+    while left := _descendants(os.getpid()):
+        for pid in left:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        with suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        time.sleep(0.02)
+
+
+def _descendants(root: int) -> list[int]:
+    """Return the processes below `root` that have not ended."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                state, parent = entry.joinpath("stat").read_text().rpartition(")")[2].split()[:2]
+                if state != "Z":
+                    children.setdefault(int(parent), []).append(int(entry.name))
+    found: list[int] = []
+    waiting = list(children.get(root, []))
+    while waiting:
+        pid = waiting.pop()
+        found.append(pid)
+        waiting += children.get(pid, [])
+    return found

@@ -6,18 +6,20 @@ import os
 import re
 import signal
 import time
+import traceback
 from collections import deque
 from collections.abc import Sequence
 
 from momu_dist.errors import STOPPED, ConfigError, MomuError, Stopped
 from momu_dist.launch.allocation import Allocation
-from momu_dist.launch.children import Child
+from momu_dist.launch.children import Child, end_all
 from momu_dist.launch.node import KEEP_LOGS
 from momu_dist.launch.policy import USER_ERROR, End, failures_after, requeued
 from momu_dist.launch.ports import plan
 from momu_dist.launch.progress import Progress
 from momu_dist.launch.ray_cluster import NodeFailure, RayCluster, forget_secrets
 from momu_dist.launch.scontrol import job_facts, kill_wait_s, requeue
+from momu_dist.launch.scratch import node_folder
 from momu_dist.launch.sites import Site
 from momu_dist.launch.status import Status, job_folder
 from momu_dist.launch.work import Work, make_work
@@ -32,14 +34,17 @@ LOOK_S = 1.0
 
 
 class Job:
-    """The batch script's one command. `run` returns the job's exit code."""
+    """The batch script's one command. `run` returns the job's exit code.
 
-    def __init__(self, allocation: Allocation, site: Site, budget: int) -> None:
+    `signals` are the names of those that have come and are not answered yet.
+    """
+
+    def __init__(self, allocation: Allocation, site: Site, budget: int, signals: deque[str]) -> None:
         self.allocation = allocation
         self.site = site
         self.budget = budget
         self.folder = job_folder(allocation.submit_dir, allocation.job_id)
-        self.temp = f"{site.scratch.rstrip('/')}/momu-{os.getuid()}-{allocation.job_id}"
+        self.temp = node_folder(site.scratch, allocation.job_id)
         self.status = Status(self.folder / "status.json")
         self.cluster: RayCluster | None = None
         self.kill_wait_s = kill_wait_s()
@@ -48,7 +53,7 @@ class Job:
         self.first_failure: str | None = None
         self.node_lost = False
         self.progressed = False
-        self._signals: deque[str] = deque()
+        self._signals = signals
         self._told: set[str] = set()
         self._last_lines: deque[str] = deque(maxlen=50)
 
@@ -60,11 +65,8 @@ class Job:
         say(
             f"job {self.allocation.slurm_id}{again} on {', '.join(self.allocation.nodes)}; status: {self.status.path}"
         )
-        forget_secrets(self.folder)
-        for number in (signal.SIGUSR2, signal.SIGTERM):
-            # Only noted: what follows from it asks SLURM, which takes its time.
-            signal.signal(number, lambda given, _: self._signals.append(signal.Signals(given).name))
         try:
+            forget_secrets(self.folder)
             code, why = self._attempt(name, arguments)
         except Stopped as stop:
             code, why = STOPPED, str(stop)
@@ -73,6 +75,10 @@ class Job:
             code, why = FAULT, str(failure)
         except (MomuError, OSError) as error:
             code, why = USER_ERROR, f"error: {error}"
+        except Exception as error:  # a fault of the launcher: the job must still say how it ended
+            traceback.print_exc()
+            self.first_failure = f"the launcher, on {self.allocation.head}"
+            code, why = FAULT, f"{type(error).__name__}: {error}"
         finally:
             if self.cluster is not None:
                 self.status.phase("ending")
@@ -84,6 +90,8 @@ class Job:
         work = make_work(name, arguments, self.site, self.temp)
         if work.done is not None:
             return 0, work.done
+        self._check_budget(work.reached())
+        self._check_asked()
         if work.uses_ray:
             self._bring_up(work)
             assert self.cluster is not None
@@ -93,6 +101,20 @@ class Job:
                 f"train.strategy local is one process, the job has {len(self.allocation.nodes)} nodes; submit with -N1."
             )
         return self._drive(work) if work.command else self._hold()
+
+    def _check_budget(self, reached: int) -> None:
+        """Refuse an attempt too many. One before it that died without a word, as by SIGKILL, could not count itself."""
+        failures = self.status.failures
+        if (last := self.status.last) and last.get("ended") is None:
+            then = last.get("reached")
+            died = End(FAULT, "it died", progressed=then is not None and reached > then, failures=failures)
+            failures = failures_after(died)
+        self.status.set(reached=reached, failures=failures)
+        if failures > self.budget:
+            raise ConfigError(
+                f"{failures} attempts in a row came no further, the budget is {self.budget}; look for the cause in "
+                f"{self.folder}, and submit it again: it goes on where it is."
+            )
 
     def _bring_up(self, work: Work) -> None:
         ports = plan(self.allocation.job_id, self.allocation.restart)
@@ -140,10 +162,9 @@ class Job:
                     progress.look()
                 time.sleep(POLL_S)
         finally:
-            driver.end(0.0)
+            end_all([driver], 0.0)
             progress.look()
-            # What is prepared or encoded is kept file by file.
-            self.progressed = progress.committed if work.trains else self.asked_by is not None
+            self.progressed = progress.made
         return self._driver_ended(driver)
 
     def _driver_ended(self, driver: Child) -> tuple[int, str]:
@@ -156,8 +177,7 @@ class Job:
             why = f"the driver was ended by {signal.Signals(-code).name}; its last line: {last}"
             code = 128 - code
         if code != STOPPED and self.asked_by is None:
-            rank = re.search(r"\brank \d+: .*", why)
-            self.first_failure = rank[0] if rank else f"the driver, on {self.allocation.head}"
+            self.first_failure = failing_rank(why) or f"the driver, on {self.allocation.head}"
         return code, why
 
     def _watch_nodes(self, work: Work) -> None:
@@ -206,7 +226,7 @@ class Job:
             self.must_end = max(time.time(), min(self.must_end, left))
             if self.asked_by is None:
                 self.asked_by = name
-                say(f"{name} from SLURM: the work saves and stops")
+                say(f"{name} from SLURM: this job is to save and stop")
 
     def _check_asked(self) -> None:
         self._heed_signals()
@@ -214,6 +234,7 @@ class Job:
             raise Stopped(f"{self.asked_by} before the work began")
 
     def _finish(self, code: int, why: str) -> int:
+        self._heed_signals()  # one may have come while Ray was ended
         end = End(
             code, why, self.asked_by is not None, self.progressed, self.node_lost, self.status.failures,
             self.allocation.restart == 0,
@@ -221,17 +242,17 @@ class Job:
         again, reason = requeued(end, self.budget)
         self.status.set(failures=failures_after(end))
         self.status.phase("ended")
-        if again and self.asked_by is not None and not job_facts(self.allocation.slurm_id).running:
+        if again and not job_facts(self.allocation.slurm_id).running:
             again, reason = False, "SLURM is ending this job and knows what to do with it"
         self._tell_end(code, why, again, reason)  # before SLURM has it again, and ends this process for that
         if again:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # SLURM's answer may come before scontrol's
             refused = requeue(self.allocation.slurm_id)
             if refused:
                 self._tell_end(
                     code, why, False, f"SLURM refuses ({refused}); submit it again, it goes on where it is"
                 )
             else:
-                signal.signal(signal.SIGTERM, signal.SIG_DFL)
                 time.sleep(60)  # until SLURM ends it: it must not be taken for one that has ended by itself
         return code
 
@@ -248,6 +269,12 @@ class Job:
             say(why)
         requeued = "requeued" if again else "not requeued"
         say(f"job {self.allocation.slurm_id} ends with exit code {code}, {requeued}: {reason}")
+
+
+def failing_rank(why: str) -> str | None:
+    """Return what a driver's last words say of the worker that failed first, such as `rank 1 on node2: ...`."""
+    found = re.search(r"\brank \d+( on \S+)?: .*", why)
+    return found[0] if found else None
 
 
 def say(text: str) -> None:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -15,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from momu_dist.errors import DataError
+from momu_dist.launch import scontrol
 from momu_dist.launch.status import JOBS
 
 _QUEUE = "%A|%i|%T|%D|%r|%j"  # the name last: it may hold any sign
@@ -82,14 +80,8 @@ def read_queue(text: str) -> dict[str, Queued]:
 
 def ask_queue() -> dict[str, Queued] | None:
     """Return this user's jobs in the queue; None where there is no squeue, or it does not answer."""
-    if shutil.which("squeue") is None:
-        return None
-    command = ["squeue", "--noheader", f"--user={os.getuid()}", f"--format={_QUEUE}"]
-    with suppress(OSError, subprocess.SubprocessError):
-        return read_queue(
-            subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
-        )
-    return None
+    said = scontrol.queue(_QUEUE)
+    return None if said is None else read_queue(said)
 
 
 def read_facts(job: str) -> dict[str, Any]:
@@ -102,10 +94,20 @@ def read_facts(job: str) -> dict[str, Any]:
 
 
 def known_jobs(queue: dict[str, Queued] | None) -> list[Known]:
-    """Return all jobs that have files here, oldest first, and those of the queue that have none yet."""
-    here = [path.parent.name for path in JOBS.glob("*/status.json") if path.parent.name.isdigit()]
-    jobs = sorted({*here, *(queue or {})}, key=int)
-    return [Known(job, read_facts(job), (queue or {}).get(job)) for job in jobs]
+    """Return all jobs that have files here, oldest first, and those of the queue that have none yet.
+
+    One that failed before the launcher was there has left its log alone.
+    """
+    facts = {job: {"name": name} for name, job in map(_of_log, Path().glob("slurm-*.out")) if job}
+    facts |= {path.parent.name: read_facts(path.parent.name) for path in JOBS.glob("*/status.json")}
+    jobs = sorted({job for job in (*facts, *(queue or {})) if job.isdigit()}, key=int)
+    return [Known(job, facts.get(job, {}), (queue or {}).get(job)) for job in jobs]
+
+
+def _of_log(path: Path) -> tuple[str, str]:
+    """The name and the number of the job whose log it is; empty where it is no job's."""
+    match = re.fullmatch(r"slurm-(.+)-(\d+)\.out", path.name, re.ASCII)
+    return (match[1], match[2]) if match else ("", "")
 
 
 def job_number(job: str, queue: dict[str, Queued] | None) -> str:

@@ -10,23 +10,23 @@ from pathlib import Path
 
 def gpus_given(env: Mapping[str, str] = os.environ) -> int:
     """Return how many GPUs SLURM gave to this step on this node."""
-    for name in ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "SLURM_STEP_GPUS", "SLURM_JOB_GPUS"):
-        devices = env.get(name, "")
-        if devices and devices != "NoDevFiles":
+    listed = [env[name] for name in ("SLURM_STEP_GPUS", "SLURM_JOB_GPUS") if env.get(name)]
+    counted = int(env.get("SLURM_GPUS_ON_NODE") or 0)
+    if not listed and not counted:
+        return 0  # what other variables name is of the shell that submitted
+    visible = [env.get(name, "") for name in ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")]
+    for devices in (*visible, *listed):
+        if devices not in ("", "NoDevFiles", "-1"):
             return len(devices.split(","))
-    return int(env.get("SLURM_GPUS_ON_NODE") or 0)
+    return counted
 
 
 def memory_mb(cpus: int, env: Mapping[str, str] = os.environ, root: Path = Path("/")) -> int:
     """Return the MiB that this job may use on this node: the least of SLURM's, the cgroup's and the machine's."""
-    found = [_mem_total(root), *_cgroup_limits(root)]
-    per_node = int(env.get("SLURM_MEM_PER_NODE") or 0)
-    per_cpu = int(env.get("SLURM_MEM_PER_CPU") or 0)
-    if per_node:
-        found.append(per_node)
-    elif per_cpu:
-        found.append(per_cpu * cpus)
-    return min(found)
+    units = {"SLURM_MEM_PER_NODE": 1, "SLURM_MEM_PER_CPU": cpus, "SLURM_MEM_PER_GPU": gpus_given(env)}
+    said = [int(env.get(name) or 0) * count for name, count in units.items()]
+    given = [amount for amount in said if amount][:1]  # of several the first is this job's
+    return min([_mem_total(root), *_cgroup_limits(root), *given])
 
 
 def shared_memory_mb(folder: Path = Path("/dev/shm")) -> int:

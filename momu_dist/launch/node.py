@@ -6,10 +6,8 @@ launcher are lines of JSON after `MARK`; anything else it prints is for the log.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import math
-import os
 import resource
 import shutil
 import signal
@@ -18,15 +16,19 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from momu_dist.launch.machine import gpus_given, memory_mb, shared_memory_mb
+from momu_dist.launch.children import adopt_orphans, end_descendants
+from momu_dist.launch.machine import gpus_given, memory_mb
 from momu_dist.launch.ports import PortPlan, busy_of
-from momu_dist.launch.scontrol import job_facts, requeue
+from momu_dist.launch.ray_start import ray_command
+from momu_dist.launch.scontrol import cancel, job_facts, node_lost, requeue
+from momu_dist.launch.scratch import sweep, take
 
 MARK = "@momu "
 RAY_S = 60.0
@@ -38,7 +40,9 @@ HEAD_S = RAY_STARTS * RAY_S
 ALIVE_S = 5.0
 """How often a node says that it is there."""
 LAUNCHER_S = 10.0
-"""How long a node without Ray waits for a word of the launcher, before it takes it for lost."""
+"""How long a node without Ray waits for a word of the launcher, before it asks SLURM, and between two questions."""
+ORPHAN_S = 1800.0
+"""How long it asks. SLURM itself holds a node for lost after its SlurmdTimeout, mostly five minutes."""
 END_S = 8.0
 """How long Ray may take to end by itself."""
 HURRIED_S = 1.0
@@ -46,7 +50,6 @@ HURRIED_S = 1.0
 KEEP_LOGS, STOP = "keep logs", "stop"
 """The launcher's last word to an agent."""
 OPEN_FILES = 65_536
-PR_SET_CHILD_SUBREAPER = 36
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,10 @@ class Orders:
 
     job_id: int
     slurm_id: str
+    restart: int
     node: str
-    head: bool
+    head: str
+    """The job's first node."""
     head_ip: str
     cpus: int
     workers: int
@@ -73,6 +78,10 @@ class Orders:
     """Where Ray's logs go if the job failed."""
     kill_wait_s: float
     """From SLURM's SIGTERM to its SIGKILL."""
+
+    @property
+    def leads(self) -> bool:
+        return self.node == self.head
 
     def text(self) -> str:
         return json.dumps(asdict(self))
@@ -93,8 +102,11 @@ class Agent:
     def __init__(self, orders: Orders) -> None:
         self.orders = orders
         self.temp = Path(orders.temp)
+        self.owner: TextIO | None = None
+        """What makes `temp` this agent's own."""
         self.ports = PortPlan(orders.first_port)
         self.stopped = threading.Event()
+        self.answered = threading.Event()
         self.orphaned = False
         self.hurried = False
         self.keep_logs = False
@@ -104,8 +116,7 @@ class Agent:
 
     def run(self) -> int:
         """Take part until told to stop; return 0, or 1 after a line that says what went wrong."""
-        # Whatever Ray's processes leave behind becomes a child of this one, and is ended at the end.
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        adopt_orphans()
         for number in (signal.SIGTERM, signal.SIGUSR2):
             signal.signal(number, self._signalled)
         # Ray keeps many files open and takes the limit as it finds it.
@@ -122,8 +133,10 @@ class Agent:
             self._start_ray()
             tell(state="joined")
             self._watch()
-        except Refused as reason:
-            tell(state="failed", why=str(reason))
+        except Exception as reason:
+            if not isinstance(reason, Refused):  # a fault of the agent, or of what it asks the system for
+                traceback.print_exc(file=sys.stdout)
+            tell(state="failed", why=str(reason) or type(reason).__name__)
             self.keep_logs = True
             self.orphaned = self.orphaned or not self.stopped.wait(LAUNCHER_S)
             code = 1
@@ -137,7 +150,10 @@ class Agent:
         for line in sys.stdin:
             words = line.strip()
         self.keep_logs = self.keep_logs or words == KEEP_LOGS
-        self.orphaned = not words  # its last word is missing, so it did not mean to go
+        if words:
+            self.answered.set()
+        else:
+            self.orphaned = True  # its last word is missing, so it did not mean to go
         self.stopped.set()
 
     def _signalled(self, number: int, _: object) -> None:
@@ -161,14 +177,14 @@ class Agent:
                 raise Refused(
                     f"the folder {folder} is not there; it must lie on a file system that all nodes share"
                 )
-        with suppress(FileNotFoundError):
-            if self.temp.stat().st_uid != os.getuid():
-                raise Refused(
-                    f"{self.temp} belongs to another user; remove it, or set another `scratch` for the site"
-                )
-        shutil.rmtree(self.temp, ignore_errors=True)  # of an attempt of this job that was killed
+        sweep(self.temp.parent, self.orders.node)  # of this job too, if an attempt before was killed
         try:
-            self.temp.mkdir(parents=True, mode=0o700)
+            self.owner = take(self.temp, self.orders.node)
+        except FileExistsError as error:
+            raise Refused(
+                f"{self.temp} is there already and not this node's to remove, but another user's, or that of a node with which "
+                "it shares the disk; set another `scratch` for the site, on each node's own disk, or remove it"
+            ) from error
         except OSError as error:
             raise Refused(
                 f"{self.temp} cannot be made ({error.strerror}); set another `scratch` for the site"
@@ -207,7 +223,7 @@ class Agent:
 
     def _ip(self) -> str:
         """The address by which the head reaches this node: the one this node reaches the head from."""
-        if self.orders.head:
+        if self.orders.leads:
             return self.orders.head_ip
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             probe.connect((self.orders.head_ip, self.ports.gcs))
@@ -215,11 +231,12 @@ class Agent:
 
     def _start_ray(self) -> None:
         address = (self.orders.head_ip, self.ports.gcs)
-        if not self.orders.head and not self._wait(lambda: answers(address), HEAD_S):
+        if not self.orders.leads and not self._wait(lambda: answers(address), HEAD_S):
             raise Refused(
                 f"no Ray answers at {address[0]}:{address[1]} within {HEAD_S:.0f} s, the head's; see its log"
             )
-        command = ray_command(self.orders, self.ports, self._ip(), self._resources())
+        head = None if self.orders.leads else self.orders.head_ip
+        command = ray_command(self.ports, self._ip(), head, self.orders.temp, self._resources())
         for left in reversed(range(RAY_STARTS)):
             self.ray = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -271,41 +288,47 @@ class Agent:
                 )
 
     def _end_job(self) -> None:
-        """The launcher does not answer: it is gone, with its node. Put the job back into the queue.
+        """The launcher does not answer. Put the job back into the queue if it is gone with its node, and SLURM says so too.
 
-        SLURM does not, for a job with --no-kill: it would leave it running, without its batch script, until its time is over.
+        SLURM does not requeue a job with --no-kill: it would leave it running, without its batch script, until its time is
+        over. But the launcher may also wait for a disk, or this node alone be cut off, and the job goes on without it.
         """
-        if self.orders.head:
+        if self.orders.leads:
             return  # SLURM sees the end of a batch script on a node that lives
-        time.sleep(LAUNCHER_S)
-        if not job_facts(self.orders.slurm_id).running:
-            return
-        refused = requeue(self.orders.slurm_id)
-        print_line(f"the first node is gone; requeue: {refused or 'done'}")
-        if refused and job_facts(self.orders.slurm_id).running:
-            subprocess.run(["scancel", self.orders.slurm_id])
+        until = time.monotonic() + ORPHAN_S
+        while time.monotonic() < until:
+            job = job_facts(self.orders.slurm_id)
+            if not job.running or (job.state and job.restarts != self.orders.restart):
+                return  # it is being ended, or has begun anew
+            if job.state and node_lost(job, self.orders.head):
+                # A job that may not be requeued would hold its other nodes for nothing.
+                refused = requeue(self.orders.slurm_id) if job.requeues else cancel(self.orders.slurm_id)
+                done = "requeued" if job.requeues else "cancelled, as it may not be requeued"
+                print_line(
+                    f"the first node is gone; the job is {done}{f' once SLURM agrees ({refused})' if refused else ''}"
+                )
+                if not refused:
+                    return
+            if self.answered.wait(LAUNCHER_S):
+                return
 
     def _end_processes(self) -> None:
         if self.ray is not None and self.ray.poll() is None:
             self.ray.terminate()
             with suppress(subprocess.TimeoutExpired):
                 self.ray.wait(HURRIED_S if self.hurried else END_S)
-        while left := descendants(os.getpid()):
-            for pid in left:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            with suppress(ChildProcessError):
-                while os.waitpid(-1, os.WNOHANG)[0]:
-                    pass
-            time.sleep(0.02)
+        end_descendants()
 
     def _clean(self) -> None:
         self._end_processes()
+        if self.owner is None:
+            return
         if self.keep_logs:
             with suppress(OSError, shutil.Error):  # what could not be copied is not worth more than the end
                 shutil.copytree(
                     self.temp / "session_latest" / "logs", self.orders.kept_logs, dirs_exist_ok=True
                 )
+        self.owner.close()  # a network file system keeps what is open
         shutil.rmtree(self.temp, ignore_errors=True)
 
 
@@ -315,37 +338,10 @@ def tell(**facts: Any) -> None:
 
 
 def print_line(text: str) -> None:
-    """Print a line as a whole: several threads do."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
-
-
-def ray_command(orders: Orders, ports: PortPlan, ip: str, resources: dict[str, int]) -> list[str]:
-    """Return the command that starts Ray on one node, with nothing left to be found out by Ray."""
-    store = min(int(0.3 * resources["memory_mb"]), int(0.8 * shared_memory_mb()))
-    low, high = ports.workers
-    given = {name: port for name, port in ports.named().items() if orders.head or name not in HEAD_ONLY}
-    command = [str(Path(sys.executable).with_name("ray")), "start", "--block", f"--node-ip-address={ip}"]
-    command += (
-        ["--head", "--dashboard-host=127.0.0.1", "--include-dashboard=true"]
-        if orders.head
-        else [f"--address={orders.head_ip}:{ports.gcs}"]
-    )
-    command += [f"--{name}={port}" for name, port in given.items()]
-    return [
-        *command,
-        f"--min-worker-port={low}",
-        f"--max-worker-port={high}",
-        f"--num-cpus={resources['cpus']}",
-        f"--num-gpus={resources['gpus']}",
-        f"--memory={(resources['memory_mb'] - store) * 2**20}",
-        f"--object-store-memory={store * 2**20}",
-        f"--temp-dir={orders.temp}",
-        "--disable-usage-stats",
-    ]
-
-
-HEAD_ONLY = ("port", "dashboard-port", "ray-client-server-port")
+    """Print a line as a whole: several threads do. Where nobody listens any more there is still a node to be cleared."""
+    with suppress(OSError):
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
 
 
 def answers(address: tuple[str, int]) -> bool:
@@ -355,24 +351,6 @@ def answers(address: tuple[str, int]) -> bool:
     except OSError:
         return False
     return True
-
-
-def descendants(root: int) -> list[int]:
-    """Return the processes below `root` that have not ended."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with suppress(OSError):
-                state, parent = entry.joinpath("stat").read_text().rpartition(")")[2].split()[:2]
-                if state != "Z":
-                    children.setdefault(int(parent), []).append(int(entry.name))
-    found: list[int] = []
-    waiting = list(children.get(root, []))
-    while waiting:
-        pid = waiting.pop()
-        found.append(pid)
-        waiting += children.get(pid, [])
-    return found
 
 
 def main(arguments: Sequence[str]) -> int:

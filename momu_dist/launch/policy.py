@@ -20,7 +20,7 @@ class End:
     asked: bool = False
     """SLURM had said that it must end."""
     progressed: bool = False
-    """It came further, for good: it committed a checkpoint."""
+    """It came further, for good: it committed a checkpoint, or finished a file of what it prepares."""
     node_lost: bool = False
     """A node that had taken part was lost."""
     failures: int = 0
@@ -46,12 +46,12 @@ def requeued(end: End, budget: int) -> tuple[bool, str]:
         return False, "it was told to stop, not by SLURM"
     failures = failures_after(end)
     if failures > budget:
-        return False, f"{failures} attempts in a row came to no new checkpoint, the budget is {budget}"
+        return False, f"{failures} attempts in a row came no further, the budget is {budget}"
     if end.asked:
         return True, "it was stopped before its end and goes on where it is"
     if end.first and not end.progressed and not end.node_lost:
         return (
             False,
-            "its first attempt came to no checkpoint, so something is likely wrong with the job itself",
+            "its first attempt finished nothing, so something is likely wrong with the job itself",
         )
     return True, f"failure {failures} of at most {budget} in a row"

@@ -1,4 +1,4 @@
-"""How far a training has come, read from the files of its run folder."""
+"""How far a job's work has come, read from the files it writes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from contextlib import suppress
 
 from momu_dist.launch.status import Status
 from momu_dist.launch.work import Work
-from momu_dist.train.checkpoint import committed_step
 from momu_dist.train.folder import parse_metrics
 from momu_dist.train.run import NewLines
 
@@ -15,19 +14,22 @@ class Progress:
     """Follows one attempt: its phases end with what the workers write into events.log."""
 
     def __init__(self, work: Work, status: Status) -> None:
+        self.work = work
         self.folder = work.folder
         self.status = status
         self._phase = "workers"
+        self._reached_before = work.reached()
         if self.folder is None:
             return
         self._events, self._metrics = NewLines(self.folder.events), NewLines(self.folder.metrics)
-        self._committed_before = committed_step(self.folder.checkpoints)
         status.set(run=str(self.folder.path), total_steps=work.total_steps)
 
     @property
-    def committed(self) -> bool:
-        """Whether this attempt has committed a checkpoint."""
-        return self.folder is not None and committed_step(self.folder.checkpoints) > self._committed_before
+    def made(self) -> bool:
+        """Whether this attempt has come further, for good; not where the disk does not say."""
+        with suppress(OSError):
+            return self.work.reached() > self._reached_before
+        return False
 
     def look(self) -> None:
         """Read what is new; a disk that refuses for a moment ends no training."""

@@ -18,9 +18,10 @@ from typing import Any
 
 from momu_dist.errors import ConfigError, MomuError
 from momu_dist.launch.allocation import Allocation
-from momu_dist.launch.children import Child
+from momu_dist.launch.children import Child, end_all
 from momu_dist.launch.node import END_S, HEAD_S, KEEP_LOGS, MARK, RAY_S, RAY_STARTS, STOP, Orders
 from momu_dist.launch.ports import PortPlan
+from momu_dist.launch.srun import srun, step_env
 from momu_dist.launch.work import Work
 
 STATES = ("starting", "ready", "staged", "joined")
@@ -107,15 +108,8 @@ class RayCluster:
         self._changed = threading.Event()
         self.head_ip = address_of(allocation.head, others=allocation.nodes[1:])
         self.token = folder / TOKEN
-        # srun would take SLURM's own for options of its steps: no environment at all, or all GPUs of the job on one node.
-        dropped = ("SLURM_EXPORT_ENV", "SLURM_GPUS")
-        own = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith("RAY_") and name not in dropped
-        }
         self.env = {
-            **own,
+            **{name: value for name, value in step_env().items() if not name.startswith("RAY_")},
             **RAY_ENV,
             **site_env,
             "RAY_AUTH_TOKEN_PATH": str(self.token),
@@ -135,13 +129,14 @@ class RayCluster:
         for name, cpus in zip(names, self.allocation.cpus, strict=True):
             restart = self.allocation.restart
             orders = Orders(
-                job_id=self.allocation.job_id, slurm_id=self.allocation.slurm_id, node=name,
-                head=name == self.allocation.head, head_ip=self.head_ip, cpus=cpus,
+                job_id=self.allocation.job_id, slurm_id=self.allocation.slurm_id, restart=restart, node=name,
+                head=self.allocation.head, head_ip=self.head_ip, cpus=cpus,
                 workers=math.ceil(work.workers / len(names)), worker_cpus=work.worker_cpus,
                 first_port=self.ports.first, temp=self.temp, needed=work.needed, staged=work.staged,
                 kept_logs=str(self.folder / f"ray-{name}.r{restart}"), kill_wait_s=kill_wait_s,
             )  # fmt: skip
-            command = [*srun(name, cpus), sys.executable, "-u", "-m", "momu_dist.launch.node", orders.text()]
+            step = srun(1, cpus, "--overlap", f"--nodelist={name}", "--unbuffered", "--quiet")
+            command = [*step, sys.executable, "-u", "-m", "momu_dist.launch.node", orders.text()]
             log = self.folder / f"{name}.r{restart}.log"
             self.nodes[name] = Node(name, Child(name, command, self.env, self._hears(name, log)), log)
 
@@ -171,12 +166,12 @@ class RayCluster:
         seconds = {"ready": CHECKS_S, "staged": math.inf, "joined": HEAD_S + RAY_STARTS * RAY_S}[state]
         until = time.monotonic() + seconds
         while True:
+            check()  # first: a job that is ended loses its nodes too
             for node in self.lost():
                 raise NodeFailure(f"{node.name}: {node.failure()}")
             waiting = [node for node in self.nodes.values() if node.state in STATES[: STATES.index(state)]]
             if not waiting:
                 return
-            check()
             if time.monotonic() > until:
                 names = ", ".join(node.name for node in waiting)
                 raise NodeFailure(
@@ -215,17 +210,9 @@ class RayCluster:
         self.ended = True
         for node in self.nodes.values():
             node.agent.close(f"{KEEP_LOGS if keep_logs else STOP}\n")
-        for node in self.nodes.values():
-            node.agent.end(END_S + 2.0)
-        forget_secrets(self.folder)
-
-
-def srun(node: str, cpus: int) -> list[str]:
-    """Return the beginning of a command that runs once on `node`, with all that the job has there."""
-    return [
-        "srun", "--overlap", "--nodes=1", "--ntasks=1", f"--nodelist={node}", f"--cpus-per-task={cpus}",
-        "--unbuffered", "--export=ALL", "--kill-on-bad-exit=0", "--wait=0", "--quiet",
-    ]  # fmt: skip
+        end_all([node.agent for node in self.nodes.values()], END_S + 2.0)
+        with suppress(OSError):  # of a Ray that is gone: nothing can be entered by it
+            forget_secrets(self.folder)
 
 
 def address_of(node: str, others: Sequence[str]) -> str:
@@ -241,7 +228,8 @@ def address_of(node: str, others: Sequence[str]) -> str:
     if not others:
         return "127.0.0.1"
     raise ConfigError(
-        f"no address of {node} was found by which {others[0]} could reach it; its name does not resolve."
+        f"no IPv4 address of {node} was found by which {others[0]} could reach it, nor one of {others[0]}'s: the names of a "
+        "job's nodes must mean IPv4 addresses."
     )
 
 

@@ -6,14 +6,15 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from momu_dist.errors import ConfigError, DataError
 from momu_dist.launch.jobs import JOBS, read_facts
+from momu_dist.launch.srun import srun, step_env
 
-EXCLUDED = (".git", ".venv", "runs", "data", ".cache", "weights")
+EXCLUDED = (".git", ".venv", "runs", "data", ".cache", "weights", "wheelhouse")
 """Folders of the checkout that are never uploaded: large, and named by absolute paths where they are needed."""
 _ANYWHERE = ("__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache")
 
@@ -81,7 +82,7 @@ def ray_job_command(ray: RayOfJob, command: Sequence[str], root: Path, upload: b
     # On a node `python` may be another one, without our packages.
     words = [sys.executable if command[0] in ("python", "python3") else command[0], *command[1:]]
     # Ray's dashboard listens on the head node alone, so its own command line is run there, in what is left over.
-    there = ["srun", f"--jobid={ray.job}", "--overlap", "-N1", "-n1", "-w", ray.head]
+    there = srun(1, 1, "--overlap", f"--jobid={ray.job}", f"--nodelist={ray.head}")
     submit = [str(Path(sys.executable).with_name("ray")), "job", "submit", "--address", ray.dashboard]
     if upload:
         excludes = [*(f"/{name}" for name in EXCLUDED), *_ANYWHERE]
@@ -91,9 +92,10 @@ def ray_job_command(ray: RayOfJob, command: Sequence[str], root: Path, upload: b
     return [*there, *submit, "--", *words]
 
 
-def ray_job_env(ray: RayOfJob) -> dict[str, str]:
-    """Return the variables that this needs besides those of the shell."""
+def ray_job_env(ray: RayOfJob, env: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return the environment of that command, from that of the shell."""
     return {
+        **{name: value for name, value in step_env(env).items() if name != "RAY_AUTH_TOKEN"},
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": ray.token_file,
         "RAY_ADDRESS": ray.dashboard,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from dataclasses import dataclass, field
@@ -11,11 +12,9 @@ from momu_dist.config.load import checked, read_yaml
 from momu_dist.core.ranges import Checked
 from momu_dist.errors import ConfigError
 from momu_dist.launch.sbatch import VARIABLES, Options, checked_options
+from momu_dist.launch.scratch import SOCKET_CHARACTERS, excess
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "cluster"
-
-SCRATCH_CHARACTERS = 21
-"""What the path of a socket leaves beside a job's folder with long ids and Ray's own 64."""
 
 SITE = "MOMU_CLUSTER"
 """The variable by which a job knows its site."""
@@ -50,10 +49,12 @@ class Site(Checked):
                 raise ConfigError(f"env.{name} is not the name of a variable.")
             if not value.isprintable():
                 raise ConfigError(f"env.{name} is {value!r}, expected a text without control characters.")
-        if not Path(self.scratch).is_absolute() or len(self.scratch) > SCRATCH_CHARACTERS:
+        too_many = excess(self.scratch)
+        if not Path(self.scratch).is_absolute() or too_many > 0:
+            most = len(os.fsencode(self.scratch)) - too_many
             raise ConfigError(
-                f"scratch is {self.scratch!r}, expected an absolute path of at most {SCRATCH_CHARACTERS} characters: "
-                "the sockets of Ray lie in it, and a socket's path may have 107."
+                f"scratch is {self.scratch!r}, expected an absolute path of at most {most} characters: the sockets of Ray lie in "
+                f"it, and a socket's path may have {SOCKET_CHARACTERS}."
             )
 
     def options(self) -> Options:

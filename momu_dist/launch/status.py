@@ -7,6 +7,7 @@ import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -34,24 +35,33 @@ class Status:
             old = json.loads(self.path.read_text())
         # A cluster that was set up anew counts its jobs from 1 again.
         before = [*old.pop("before", []), old] if restart and old.get("job") == job else []
-        self._began = time.monotonic() - process_age_s()
+        age = process_age_s()
+        self._began = time.monotonic() - age
+        began = datetime.now().astimezone() - timedelta(seconds=age)
         self.facts = {
             "job": job,
             "name": name,
             "restart": restart,
             "work": work,
-            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "started": began.isoformat(timespec="milliseconds"),  # the first of phases_s begins here
             "nodes": [],
             "phase": "start",
             "phases_s": {},
             "run": None,
             "step": 0,
             "total_steps": None,
+            "reached": None,  # how far the work had come, for good, when this attempt began
             "failures": before[-1].get("failures", 0) if before else 0,
             "ended": None,
             "before": before,
         }
         return self
+
+    @property
+    def last(self) -> dict[str, Any] | None:
+        """The attempt before this one."""
+        before: list[dict[str, Any]] = self.facts["before"]
+        return before[-1] if before else None
 
     @property
     def failures(self) -> int:

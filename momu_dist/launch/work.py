@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
+
 from momu_dist.config.load import load_config
 from momu_dist.config.schema import RunConfig
 from momu_dist.core.catalog import STAGES
@@ -16,9 +18,11 @@ from momu_dist.data.latents import latent_fingerprint
 from momu_dist.data.manifest import Manifest
 from momu_dist.data.ray_pipeline import READER_CPUS
 from momu_dist.errors import ConfigError
+from momu_dist.launch.machine import gpus_given
 from momu_dist.launch.sites import Site
 from momu_dist.tracking import waits
 from momu_dist.train.build import required_exports
+from momu_dist.train.checkpoint import committed_step
 from momu_dist.train.dry_run import run_size
 from momu_dist.train.folder import RunFolder
 from momu_dist.train.run import resolved_inputs
@@ -37,6 +41,8 @@ class Work:
     """Folders that every node must see."""
     staged: tuple[tuple[str, str], ...] = ()
     """What is copied to each node's own disk: from, to."""
+    result: Path | None = None
+    """Where a preparation, or --only-latents, leaves its files one by one, each whole."""
     done: str | None = None
     """What to say where there is nothing left to do."""
     set_by_user: frozenset[str] = field(default_factory=frozenset)
@@ -45,6 +51,12 @@ class Work:
     def folder(self) -> RunFolder | None:
         """Where a training tells how it fares."""
         return RunFolder(self.config) if self.trains and self.config is not None else None
+
+    def reached(self) -> int:
+        """Return how far it has come, for good: the step of the newest checkpoint, or the number of finished files."""
+        if self.folder is not None:
+            return committed_step(self.folder.checkpoints)
+        return 0 if self.result is None else sum(1 for _ in self.result.rglob("*.parquet"))
 
     @property
     def uses_ray(self) -> bool:
@@ -117,6 +129,7 @@ def _training(arguments: Sequence[str], site: Site, temp: str) -> Work:
     if finished is not None and finished["steps"] >= steps:
         said = f"{config.name} is finished ({finished['steps']} steps): {run.path}"
         return Work((), config, True, steps, done=said)
+    _check_gpus(config)
     data = Manifest.load(config.data.root)
     latents = _latents(data, config)
     out = Path(config.out).absolute()
@@ -130,7 +143,21 @@ def _training(arguments: Sequence[str], site: Site, temp: str) -> Work:
             staged = ((str(source), local),)
             command.append(_override("data.root" if latents is None else "data.latents", local))
     needed = (str(Path.cwd()), str(data.root.absolute()), str(out))
-    return Work(tuple(command), config, not options.only_latents, steps, needed, staged, set_by_user=given)
+    result = latents if options.only_latents else None
+    return Work(
+        tuple(command), config, not options.only_latents, steps, needed, staged, result, set_by_user=given
+    )
+
+
+def _check_gpus(config: RunConfig) -> None:
+    """Workers on Ray take the GPUs of the job, and would end in NCCL's words where torch can use none of them."""
+    given = gpus_given()
+    on_ray = config.train.strategy != "local"
+    if given and on_ray and config.train.device != "cpu" and not torch.cuda.is_available():
+        raise ConfigError(
+            f"SLURM gave this job {given} GPUs a node, but torch {torch.__version__} sees no CUDA device; ask momu doctor, "
+            "install a CUDA build of torch (README.md), or set train.device=cpu."
+        )
 
 
 def _latents(data: Manifest, config: RunConfig) -> Path | None:
@@ -153,8 +180,14 @@ def _preparation(arguments: Sequence[str], site: Site, temp: str) -> Work:
     command = [sys.executable, "-u", "-m", "momu_dist.cli", "prepare", *arguments]
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--root")
-    root = parser.parse_known_args(arguments)[0].root
-    return Work(tuple(command), needed=(str(Path.cwd()), *([str(Path(root).absolute())] if root else [])))
+    parser.add_argument("--out")
+    options = parser.parse_known_args(arguments)[0]
+    result = Path(options.out).absolute() if options.out else None
+    needed = [str(Path.cwd()), *([str(Path(options.root).absolute())] if options.root else [])]
+    if result is not None:
+        result.mkdir(parents=True, exist_ok=True)
+        needed.append(str(result))
+    return Work(tuple(command), needed=tuple(needed), result=result)
 
 
 def _holding(arguments: Sequence[str], site: Site, temp: str) -> Work:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -72,7 +73,8 @@ def run_worker(
     except (Stopped, Superseded):
         raise
     except MomuError as error:
-        folder.fail(str(error))
+        who = f"rank {rank()} on {socket.gethostname()}: " if world_size() > 1 else ""
+        folder.fail(f"{who}{error}")
         raise
 
 

@@ -38,6 +38,16 @@ PLAIN_RAY = [
     "serving/",
 ]
 
+# The programs of SLURM that are run by name; submitit runs sbatch.
+SLURM = {
+    "scontrol": ["launch/scontrol.py"],
+    "scancel": ["launch/scontrol.py"],
+    "squeue": ["launch/scontrol.py"],
+    "sacct": ["launch/scontrol.py"],
+    "sinfo": ["launch/scontrol.py"],
+    "srun": ["launch/srun.py"],
+}
+
 CORE_LIBRARIES = {"torch", "numpy", "scipy", "librosa", "momu_dist"}
 # No files, no environment, no clock, no other process.
 NOT_IN_CORE = {
@@ -130,10 +140,28 @@ def core_faults(source: str, name: str) -> list[str]:
     return faults
 
 
+def slurm_faults(source: str, name: str) -> list[str]:
+    """Return the programs of SLURM that begin a command, or are handed to a function, outside the files that may run them."""
+    faults = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.List | ast.Tuple):
+            words = node.elts
+        elif isinstance(node, ast.Call) and not ast.unparse(node.func).endswith("which"):
+            words = node.args
+        else:
+            continue
+        if not words or not isinstance(words[0], ast.Constant):
+            continue
+        program = str(words[0].value).split(" ")[0]
+        if program in SLURM and not allowed(name, SLURM[program]):
+            faults.append(f"{name} runs {program} in line {node.lineno}")
+    return faults
+
+
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_module_keeps_the_rules(path: Path) -> None:
     source, name = path.read_text(), name_of(path)
-    faults = layer_faults(source, name) + foreign_faults(source, name)
+    faults = layer_faults(source, name) + foreign_faults(source, name) + slurm_faults(source, name)
     if name.startswith("core/"):
         faults += core_faults(source, name)
     lines = source.count("\n")
@@ -188,6 +216,21 @@ def test_an_import_that_points_left_is_no_fault(name: str, source: str) -> None:
 )
 def test_a_foreign_system_outside_its_file_is_found(name: str, source: str) -> None:
     assert foreign_faults(source, name)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "subprocess.run(['scancel', job])",
+        "command = ['scontrol', 'show', 'job']",
+        "command = ('srun', '--overlap', *more)",
+        "os.system('squeue -u me')",
+        "_asked('scontrol', 'requeue', job)",
+    ],
+)
+def test_a_program_of_slurm_outside_its_file_is_found(source: str) -> None:
+    assert slurm_faults(source, "launch/node.py")
+    assert not slurm_faults("shutil.which('srun')", "launch/doctor/checks.py")
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def check_gpus(seen: Gpus, given: int, wanted: int) -> Finding:
                 "gpus",
                 "warning",
                 f"torch is a CPU build, {max(expected, seen.listed or 0)} GPUs are there or asked for",
-                "runs use CPUs only; install a CUDA build of torch (README.md, docs/slurm.md)",
+                "install a CUDA build of torch (README.md, docs/slurm.md), or train on CPUs with train.device=cpu",
             )
         return Finding("gpus", "fine", "torch is a CPU build, no GPUs are asked for")
     build = f"torch for CUDA {seen.cuda}"

@@ -17,15 +17,13 @@ from pathlib import Path
 from momu_dist.launch.doctor.finding import Finding
 from momu_dist.launch.doctor.folders import is_network
 from momu_dist.launch.ports import END, FIRST, PER_JOB
+from momu_dist.launch.ray_start import LEAST_STORE_MB, STORE_SHARE
+from momu_dist.launch.scratch import SOCKET_CHARACTERS, excess
 
 LOCK = Path(__file__).parents[3] / "requirements.lock"
 LOCKED = ("torch", "ray", "deepspeed", "mlflow", "pyarrow")
 COMPILED = ("torch", "ray", "pyarrow")
 """Packages with compiled parts: they can be installed and still not load on a machine with an older system."""
-
-JOB_ID, SOCKET_CHARACTERS, SOCKET_LIMIT = 9, 64, 107
-"""Digits of a job's number; what Ray adds to its folder (/session_<date>_<process>/sockets/plasma_store); what the path of a
-socket may have."""
 
 
 def gb(size: float) -> str:
@@ -203,13 +201,14 @@ def check_scratch(scratch: Path, kind: str, least: float = 10e9) -> Finding:
     try:
         with tempfile.TemporaryDirectory(prefix="momu-doctor-", dir=scratch) as folder:
             free = shutil.disk_usage(folder).free
-            longest = len(os.fsencode(f"{scratch}/momu-{os.getuid()}-")) + JOB_ID + SOCKET_CHARACTERS
-            if longest > SOCKET_LIMIT:
+            too_many = excess(str(scratch))
+            if too_many > 0:
+                longest = SOCKET_CHARACTERS + too_many
                 return Finding(
                     "scratch",
                     "wrong",
-                    f"{scratch} makes paths of Ray's sockets of up to {longest} characters, {SOCKET_LIMIT} are allowed",
-                    f"set a `scratch` of the site that is {longest - SOCKET_LIMIT} shorter",
+                    f"{scratch} makes paths of Ray's sockets of up to {longest} characters, {SOCKET_CHARACTERS} are allowed",
+                    f"set a `scratch` of the site that is {too_many} shorter",
                 )
             with socket.socket(socket.AF_UNIX) as one:
                 one.bind(f"{folder}/socket")
@@ -242,8 +241,8 @@ def check_shm(free: float, least: float = 2e9) -> Finding:
             "shared memory",
             "warning",
             f"/dev/shm has {gb(free)} free",
-            f"Ray keeps its objects on the disk where it lacks {gb(least)}; remove what earlier jobs left, or in a "
-            "container give it more (docker --shm-size)",
+            f"Ray's objects get {STORE_SHARE:.0%} of it, or where that is less than {LEAST_STORE_MB} MiB so much of the disk; "
+            "remove what earlier jobs left, or in a container give it more (docker --shm-size)",
         )
     return Finding("shared memory", "fine", f"/dev/shm has {gb(free)} free")
 

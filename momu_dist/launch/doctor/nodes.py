@@ -19,9 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from momu_dist.errors import ConfigError
-from momu_dist.launch.allocation import hostnames
+from momu_dist.launch.allocation import per_node
 from momu_dist.launch.doctor.finding import Finding
 from momu_dist.launch.doctor.folders import UNSEEN_S, not_seen, tokens_in
+from momu_dist.launch.sbatch import JOB
+from momu_dist.launch.scontrol import hostnames
+from momu_dist.launch.srun import srun, step_env
 
 if TYPE_CHECKING:  # it imports torch; the doctor must also work where that is what fails
     from momu_dist.launch.sites import Site
@@ -58,36 +61,39 @@ class Where:
 
 def where(site: Site | None, nodes: int | None, env: Mapping[str, str]) -> Where:
     """Return which machines to check: a job's, those that srun gives for a site, or this one."""
-    srun = shutil.which("srun", path=env.get("PATH"))
-    common = ("--ntasks-per-node=1", "--no-kill", "--kill-on-bad-exit=0", "--wait=0")
-    if "SLURM_JOB_ID" in env and srun:
+    found = shutil.which("srun", path=env.get("PATH"))
+    if "SLURM_JOB_ID" in env and found:
         names = hostnames(env.get("SLURM_JOB_NODELIST", ""))
         if nodes is not None and nodes != len(names):
             raise ConfigError(
                 f"--nodes {nodes} in job {env['SLURM_JOB_ID']}, which has {len(names)} nodes; leave --nodes out."
             )
-        prefix = ("srun", "--overlap", f"--nodes={len(names)}", f"--ntasks={len(names)}", *common)
-        return Where(prefix, names, len(names), note=f"the nodes of job {env['SLURM_JOB_ID']}")
-    if site is not None and srun:
+        # As many as the launcher gives to its agents, where all nodes have them.
+        cpus = min(per_node(env.get("SLURM_JOB_CPUS_PER_NODE", f"1(x{len(names)})"), len(names)))
+        prefix = srun(len(names), cpus, "--overlap", "--no-kill")
+        return Where(tuple(prefix), names, len(names), note=f"the nodes of job {env['SLURM_JOB_ID']}")
+    if site is not None and found:
         options = [
             f"--{option}" + ("" if value is True else f"={value}")
             for option, value in site.options().items()
             if option not in _NOT_FOR_SRUN
         ]
         count = nodes or 1
-        job = (f"--time={LONGEST_JOB_MIN}", "--job-name=momu-doctor", *options)
-        asked = ("srun", f"--nodes={count}", f"--ntasks={count}", *common, *job)
-        return Where(asked, (), count, waits=True, note=f"{count} node{'s' * (count > 1)} that SLURM chooses")
+        job = ("--no-kill", f"--time={LONGEST_JOB_MIN}", "--job-name=momu-doctor", *options)
+        asked = srun(count, int(JOB["cpus-per-task"]), *job)
+        return Where(
+            tuple(asked), (), count, waits=True, note=f"{count} node{'s' * (count > 1)} that SLURM chooses"
+        )
     if nodes not in (None, 1):
         raise ConfigError(
             f"--nodes {nodes}, but "
             + (
                 "no --cluster says what to ask SLURM for."
-                if srun
+                if found
                 else "there is no srun here to reach other machines by."
             )
         )
-    why = "inside no job and with no --cluster" if srun else "there is no SLURM here"
+    why = "inside no job and with no --cluster" if found else "there is no SLURM here"
     return Where(note=f"this machine only ({why})")
 
 
@@ -142,6 +148,7 @@ def _ask(command: Sequence[str], place: Where, silent_s: float) -> tuple[Answers
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
             command,
+            env=step_env(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=errors,

@@ -212,12 +212,12 @@ class Lab:
         options: dict[str, Any] = {"env": {**self.env, **(env or {})}, "cwd": cwd or self.folder}
         return int(self.run("sbatch", "--parsable", *args, **options).stdout.split(";")[0])
 
-    def facts(self, job: int) -> dict[str, str]:
-        """Return what the controller knows of a job (JobState, Restarts, NodeList, Reason, ...)."""
+    def facts(self, job: int | str) -> dict[str, str]:
+        """Return what the controller knows of a job (JobState, Restarts, NodeList, Reason, ...), or of `12_3` of an array."""
         shown = self.run("scontrol", "-o", "show", "job", str(job)).stdout.split()
         return dict(field.split("=", 1) for field in shown if "=" in field)
 
-    def state(self, job: int) -> str:
+    def state(self, job: int | str) -> str:
         return self.facts(job)["JobState"]
 
     def accounting(self, job: int) -> list[tuple[str, str]]:
@@ -231,7 +231,7 @@ class Lab:
         self._until(lambda: self._ended(job), f"end of job {job} in accounting", timeout)
         return self.accounting(job)[-1][1]
 
-    def wait(self, job: int, *states: str, timeout: float = 120) -> str:
+    def wait(self, job: int | str, *states: str, timeout: float = 120) -> str:
         """Wait until a job is in one of the states; raise LabError where it has ended in another."""
         end = time.monotonic() + timeout
         while (state := self.state(job)) not in states:

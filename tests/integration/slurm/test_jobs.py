@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from faults import Field, assert_every_sample_once, losses, steps_logged
 from lab import FINAL, Lab
 from momu_dist.launch.ports import plan
+from momu_dist.train.run import encode
 
 pytestmark = pytest.mark.slurm
 
@@ -22,6 +27,8 @@ STEPS = 60
 RUN_S = 240
 SOON_S = 60
 """Within which a job that cannot work must have said so."""
+ALIVE = ("PENDING", "RUNNING", "COMPLETING", "SIGNALING")
+"""States of a job that may come to its end; the last is seen for a moment while SLURM sends a signal."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +41,12 @@ class Submitted:
     config: Any
     log: Path
 
+    @property
+    def folder(self) -> Path:
+        return ROOT / "runs" / "slurm" / str(self.number)
+
     def status(self) -> dict[str, Any]:
-        path = ROOT / "runs" / "slurm" / str(self.number) / "status.json"
+        path = self.folder / "status.json"
         found: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
         return found
 
@@ -45,12 +56,15 @@ class Submitted:
             state = self.lab.state(self.number)
             if reached():  # it came to that and to its end between two looks
                 return
-            assert state in ("PENDING", "RUNNING", "COMPLETING"), f"{state} before {what}:\n{self.text()}"
+            assert state in ALIVE, f"{state} before {what}:\n{self.text()}"
             assert time.monotonic() < end, f"no {what} within {timeout} s:\n{self.text()}"
             time.sleep(0.1)
 
     def until_step(self, step: int, timeout: float = RUN_S) -> None:
         self.until(lambda: max(steps_logged(self.run), default=-1) >= step, f"step {step}", timeout)
+
+    def events(self) -> str:
+        return (self.run / "events.log").read_text()
 
     def text(self) -> str:
         return self.log.read_text(errors="replace") if self.log.is_file() else "no log"
@@ -66,7 +80,7 @@ class Submitted:
             assert self.lab.processes(node) == []
             assert self.lab.listening(node) == set()
             assert self.lab.files(node, f"momu-*-{self.number}") == []
-        assert not (ROOT / "runs" / "slurm" / str(self.number) / "token").exists()
+        assert not (self.folder / "token").exists()
 
 
 @pytest.fixture
@@ -110,7 +124,7 @@ def test_a_training_runs_on_two_nodes(submit: Callable[..., Submitted], lab: Lab
     job.until_step(1)
     workers = [[line for line in lab.processes(node) if "RayTrainWorker" in line] for node in lab.nodes]
     assert [len(found) for found in workers] == [1, 1]
-    token = ROOT / "runs" / "slurm" / str(job.number) / "token"
+    token = job.folder / "token"
     assert token.stat().st_mode & 0o777 == 0o600
     job.completes()
     assert lab.accounting(job.number) == [("COMPLETED", "0:0")]
@@ -120,6 +134,28 @@ def test_a_training_runs_on_two_nodes(submit: Callable[..., Submitted], lab: Lab
     assert [node["name"] for node in status["nodes"]] == list(lab.nodes)
     assert {"checks", "nodes", "ray", "workers", "first step", "training"} <= status["phases_s"].keys()
     assert "Ray is up on 2 nodes" in job.text()
+
+
+def test_staged_data_is_read_from_the_disk_of_each_node(
+    submit: Callable[..., Submitted], lab: Lab, field: Field, tmp_path: Path
+) -> None:
+    """What all nodes see is gone before the training begins, and nobody makes it anew."""
+    encode(field.config("dit_a2m", "local", "staged"))
+    data, site = tmp_path / "data", tmp_path / "site.yaml"
+    shutil.copytree(field.data.root, data)
+    site.write_text("stage_data: true\n")
+    job = submit(
+        "staged", "train.max_steps=120", extra=(f"data.root={data}",), env={"MOMU_CLUSTER": str(site)}
+    )
+    job.until(lambda: "Ray is up on 2 nodes" in job.text(), "Ray")
+    shutil.rmtree(data / "latents")
+    job.until_step(1)
+    copies = {node: lab.files(node, f"momu-*-{job.number}/shards/latents.json") for node in lab.nodes}
+    assert all(copies.values()), copies
+    job.completes()  # the copies have gone with everything else
+    assert not (data / "latents").exists()
+    assert "staging" in job.status()["phases_s"]
+    assert_every_sample_once(field, job.config, job.run)
 
 
 def test_neighbours_are_not_disturbed(submit: Callable[..., Submitted], lab: Lab, field: Field) -> None:
@@ -179,7 +215,7 @@ def test_a_time_limit_and_a_preemption_cost_nothing(
     first = job.status()["before"][0]
     assert first["ended"]["code"] == 75 and first["ended"]["requeued"] and first["failures"] == 0
     before = max(steps_logged(job.run))
-    job.until(lambda: "goes on at step" in (job.run / "events.log").read_text(), "next start")
+    job.until(lambda: "goes on at step" in job.events(), "next start")
     job.until_step(before + 20)
     lab.run("srun", "-p", "urgent", "-N2", "--exclusive", "true", timeout=240)
     job.until(lambda: job.status().get("restart") == 2, "restart after the preemption")
@@ -190,6 +226,29 @@ def test_a_time_limit_and_a_preemption_cost_nothing(
     assert [step for step, _ in losses(job.run)] == list(range(1, 901))
 
 
+def test_a_time_of_grace_is_used_to_save(submit: Callable[..., Submitted], lab: Lab, field: Field) -> None:
+    """There is no other checkpoint, so what was done before it goes on only if it was saved then.
+
+    SLURM tells only the steps of the job, and not its batch script.
+    """
+    if "proctrack/cgroup" not in lab.config.slurm_conf.read_text():
+        pytest.skip(
+            "without cgroups SLURM sends SIGTERM to each of Ray's processes, and nothing can be saved"
+        )
+    given = ("train.max_steps=300", "train.checkpoint_every=100000")
+    job = submit("graceful", *given, flags=("-N2", "--partition=graceful"))
+    job.until_step(20)
+    lab.run("srun", "-p", "urgent", "-N2", "--exclusive", "true", timeout=240)
+    job.until(lambda: job.status().get("restart") == 1, "restart after the preemption")
+    assert "SIGTERM to its nodes from SLURM" in job.text()
+    first = job.status()["before"][0]
+    assert first["ended"]["code"] == 75 and first["ended"]["requeued"] and first["failures"] == 0
+    job.completes()
+    assert re.findall(r"goes on at step (\d+)", job.events()) == [str(first["step"])] and first["step"] >= 20
+    assert steps_logged(job.run) == list(range(1, 301))
+    assert_every_sample_once(field, job.config, job.run)
+
+
 def test_a_worker_node_that_dies_is_done_without(
     submit: Callable[..., Submitted], lab: Lab, field: Field
 ) -> None:
@@ -198,7 +257,7 @@ def test_a_worker_node_that_dies_is_done_without(
     lab.power_off("node2")
     try:
         job.until(lambda: lab.state(job.number) == "COMPLETED", "end", 2 * RUN_S)
-        assert "goes on at step" in (job.run / "events.log").read_text()
+        assert "goes on at step" in job.events()
         assert job.status()["restart"] == 0 and "node2 was lost" in job.text()
         assert_every_sample_once(field, job.config, job.run)
     finally:
@@ -221,6 +280,44 @@ def test_a_node_that_dies_sends_the_job_back_to_the_queue(
         lab.wait_node(node, "idle", "mixed", "allocated")
     job.until(lambda: job.status().get("restart") == 1, "restart")
     job.completes(2 * RUN_S)
+    assert_every_sample_once(field, job.config, job.run)
+
+
+def kill_ray(job: Submitted, node: str) -> None:
+    """Kill the raylet of a job on one of its nodes, and nothing else there."""
+    pattern = f"/raylet/raylet .*/momu-{os.getuid()}-{job.number}/"
+    found = job.lab.on_node(node, "pgrep", "-f", pattern, check=False).stdout.split()
+    assert len(found) == 1, (found, job.lab.processes(node))
+    job.lab.on_node(node, "kill", "-KILL", found[0])
+
+
+def test_a_ray_that_dies_on_a_worker_node_is_done_without(
+    submit: Callable[..., Submitted], lab: Lab, field: Field
+) -> None:
+    job = submit("ray-lost", "train.max_steps=200", "train.min_workers=1")
+    job.until_step(20)
+    kill_ray(job, "node2")
+    job.completes()
+    assert job.status()["restart"] == 0 and "node2 was lost (Ray ended with exit code" in job.text()
+    assert "goes on at step" in job.events()
+    assert_every_sample_once(field, job.config, job.run)
+
+
+def test_a_ray_that_dies_on_a_worker_node_sends_the_job_back_to_the_queue(
+    submit: Callable[..., Submitted], lab: Lab, field: Field
+) -> None:
+    job = submit("ray-requeued", "train.max_steps=200")
+    job.until_step(20)
+    logs = job.folder / "ray-node2.r0"
+    shutil.rmtree(logs, ignore_errors=True)  # of a job of this number on an earlier cluster
+    kill_ray(job, "node2")
+    job.until(lambda: job.status().get("restart") == 1, "restart")
+    reason = "node2 was lost, and train.min_workers is not set: Ray ended with exit code"
+    ended = job.status()["before"][0]["ended"]
+    assert ended["code"] == 1 and ended["requeued"] and ended["first_failure"].startswith(reason)
+    assert f"first to fail: {reason}" in job.text()
+    assert list(logs.glob("raylet*")), f"no logs of Ray in {logs}"
+    job.completes()
     assert_every_sample_once(field, job.config, job.run)
 
 
@@ -257,6 +354,13 @@ def test_a_folder_that_is_not_shared_is_said_soon(
         fails_soon(job, "node2: the folder /tmp/mine is not there")
     finally:
         lab.on_node("node1", "rm", "-r", "/tmp/mine")
+
+
+def test_gpus_that_torch_cannot_use_are_said_soon(submit: Callable[..., Submitted]) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has GPUs, and the nodes declare them")
+    job = submit("no-cuda", extra=("train.device=auto",), flags=("-N2", "--gpus-per-node=2"))
+    fails_soon(job, "SLURM gave this job 2 GPUs a node")
 
 
 def test_a_port_in_use_is_said_soon(submit: Callable[..., Submitted], lab: Lab) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from faults import Field
+from faults import Field, assert_every_sample_once, steps_logged
 from lab import FINAL, Lab
 
 pytestmark = pytest.mark.slurm
@@ -65,19 +65,22 @@ def test_a_chain_trains_a_whole_model(lab: Lab, field: Field, site: str) -> None
     assert "trained:" in momu(lab, "logs", str(jobs[-1]))
 
 
-def test_a_sweep_is_an_array(lab: Lab, field: Field, site: str) -> None:
-    given = [
-        *field.overrides("dit_a2m", "local", "swept", "train.max_steps=2", "train.previews=false"),
-        f"out={field.root / 'sweep'}",
-    ]
+def sweep(lab: Lab, field: Field, site: str, out: Path, *more: str) -> int:
+    """Submit two runs in single processes that differ in their seed; return the array's number."""
+    given = [*field.overrides("dit_a2m", "local", "swept", "train.previews=false", *more), f"out={out}"]
     given = [one for one in given if not one.startswith("name=")]
     path = str(ROOT / "configs" / "demo" / "dit_a2m.yaml")
     said = momu(lab, "submit", "--cluster", site, "dit_a2m", "--config", path, "--sweep", "seed=0,1", *given)
     (array,) = numbers(said)
+    return array
+
+
+def test_a_sweep_is_an_array(lab: Lab, field: Field, site: str) -> None:
+    array = sweep(lab, field, site, field.root / "sweep", "train.max_steps=2")
     states = lambda: lab.run("sacct", "-j", str(array), "-X", "-n", "-P", "-o", "State").stdout.split()  # noqa: E731
     end = time.monotonic() + 120
     while states() != ["COMPLETED", "COMPLETED"]:
-        assert time.monotonic() < end and not {"FAILED", "CANCELLED"} & set(states()), (said, states())
+        assert time.monotonic() < end and not {"FAILED", "CANCELLED"} & set(states()), (array, states())
         time.sleep(0.5)
     assert sorted(path.name for path in (field.root / "sweep").iterdir()) == [
         "dit_a2m-seed-0",
@@ -85,8 +88,47 @@ def test_a_sweep_is_an_array(lab: Lab, field: Field, site: str) -> None:
     ]
 
 
+def test_an_element_of_a_sweep_is_requeued_alone(lab: Lab, field: Field, site: str) -> None:
+    """It is the one whose own number is the array's: by that number SLURM would requeue all elements.
+
+    The signal is that of a time limit, sent by hand, as SLURM looks at limits every half minute only.
+    """
+    out = field.root / "requeued-sweep"
+    given = ("train.max_steps=400", "train.checkpoint_every=100000")
+    array = sweep(lab, field, site, out, *given)
+    runs = {f"{array}_{seed}": out / f"dit_a2m-seed-{seed}" for seed in (0, 1)}
+    try:
+        for element in runs:
+            lab.wait(element, "RUNNING")
+        (asked,) = [element for element in runs if lab.facts(element)["JobId"] == str(array)]
+        (other,) = runs.keys() - {asked}
+        end = time.monotonic() + 120
+        while max(steps_logged(runs[asked]), default=0) < 5:
+            assert time.monotonic() < end and lab.state(asked) == "RUNNING", momu(lab, "logs", str(array))
+            time.sleep(0.05)
+        lab.run("scancel", "--signal=USR2", "--batch", asked)
+        for element in runs:
+            lab.wait(element, "COMPLETED", timeout=240)
+    finally:
+        lab.run("scancel", str(array), check=False)
+    assert {element: lab.facts(element)["Restarts"] for element in runs} == {asked: "1", other: "0"}
+    (before,) = json.loads((ROOT / "runs" / "slurm" / str(array) / "status.json").read_text())["before"]
+    assert before["ended"]["code"] == 75 and before["ended"]["requeued"] and before["step"] >= 5
+    starts = {
+        element: re.findall(r"begins with|goes on at step \d+", (run / "events.log").read_text())
+        for element, run in runs.items()
+    }
+    assert starts == {asked: ["begins with", f"goes on at step {before['step']}"], other: ["begins with"]}
+    for element, run in runs.items():
+        assert steps_logged(run) == list(range(1, 401))
+        more = (*given, f"out={out}", f"seed={element.rpartition('_')[2]}")
+        assert_every_sample_once(field, field.config("dit_a2m", "local", run.name, *more), run)
+
+
 def test_a_program_runs_on_the_ray_of_a_job(lab: Lab, field: Field, site: str, tmp_path: Path) -> None:
-    said = momu(lab, "submit", "--cluster", site, "--nodes", "2", "hold")
+    """That Ray has the GPUs which SLURM gave to the job; here they are only declared."""
+    given = ("--nodes", "2", "--sbatch", "gpus-per-node=2")
+    said = momu(lab, "submit", "--cluster", site, *given, "hold")
     (job,) = numbers(said)
     try:
         address = ROOT / "runs" / "slurm" / str(job) / "ray.json"
@@ -97,8 +139,14 @@ def test_a_program_runs_on_the_ray_of_a_job(lab: Lab, field: Field, site: str, t
             )
             time.sleep(0.2)
         assert address.stat().st_mode & 0o777 == 0o600
-        program = "import ray; ray.init(); print('nodes:', len([n for n in ray.nodes() if n['Alive']]))"
-        assert "nodes: 2" in momu(lab, "ray-job", str(job), "--", "python", "-c", program)
+        program = (
+            "import ray; ray.init(); nodes = [n for n in ray.nodes() if n['Alive']]; print('nodes:', len(nodes)); "
+            "print('GPUs:', [n['Resources'].get('GPU') for n in nodes])"
+        )
+        said = momu(lab, "ray-job", str(job), "--", "python", "-c", program)
+        assert "nodes: 2" in said and "GPUs: [2.0, 2.0]" in said
+        status = json.loads((address.parent / "status.json").read_text())
+        assert [node["gpus"] for node in status["nodes"]] == [2, 2]
         # Without the token nobody gets in.
         facts = json.loads(address.read_text())
         bare = [

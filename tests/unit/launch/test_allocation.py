@@ -46,9 +46,14 @@ def test_numbers_by_node() -> None:
 
 def test_gpus_that_were_given() -> None:
     assert gpus_given({}) == 0
-    assert gpus_given({"CUDA_VISIBLE_DEVICES": "0,3"}) == 2
+    assert gpus_given({"CUDA_VISIBLE_DEVICES": "0,3", "SLURM_JOB_GPUS": "0,1,2,3"}) == 2
+    assert gpus_given({"ROCR_VISIBLE_DEVICES": "1", "SLURM_GPUS_ON_NODE": "1"}) == 1
+    assert gpus_given({"SLURM_STEP_GPUS": "0", "SLURM_JOB_GPUS": "0,1"}) == 1
     assert gpus_given({"CUDA_VISIBLE_DEVICES": "NoDevFiles", "SLURM_GPUS_ON_NODE": "0"}) == 0
     assert gpus_given({"SLURM_GPUS_ON_NODE": "4"}) == 4
+    for of_the_shell in ("-1", "0", "0,1"):
+        assert gpus_given({"CUDA_VISIBLE_DEVICES": of_the_shell}) == 0
+    assert gpus_given({"CUDA_VISIBLE_DEVICES": "-1", "SLURM_GPUS_ON_NODE": "2"}) == 2
 
 
 def test_memory_is_the_least_of_what_is_allowed(tmp_path: Path) -> None:
@@ -58,6 +63,8 @@ def test_memory_is_the_least_of_what_is_allowed(tmp_path: Path) -> None:
     assert memory_mb(4, {}, tmp_path) == 16384
     assert memory_mb(4, {"SLURM_MEM_PER_CPU": "1000"}, tmp_path) == 4000
     assert memory_mb(4, {"SLURM_MEM_PER_NODE": "8000"}, tmp_path) == 8000
+    assert memory_mb(4, {"SLURM_MEM_PER_GPU": "3000", "SLURM_GPUS_ON_NODE": "2"}, tmp_path) == 6000
+    assert memory_mb(4, {"SLURM_MEM_PER_NODE": "0"}, tmp_path) == 16384
     limit = tmp_path / "sys/fs/cgroup/memory/slurm"
     limit.mkdir(parents=True)
     (limit / "memory.limit_in_bytes").write_text(str(3000 * 2**20))

@@ -8,11 +8,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from momu_dist.errors import ConfigError
+from momu_dist.launch import job as job_module
+from momu_dist.launch.allocation import Allocation
+from momu_dist.launch.sites import Site
 
 SCONTROL = """#!/usr/bin/env bash
 echo "$@" >> {asked}
@@ -22,12 +28,15 @@ case "$*" in
   "show config") echo "KillWait = 6 sec";;
   requeue*)
     [ -z "$PLAYED_REFUSAL" ] || {{ echo "$PLAYED_REFUSAL" >&2; exit 1; }}
+    [ -z "$PLAYED_HASTE" ] || {{ kill -TERM $PPID; sleep 1; exit; }}
     (sleep 1; kill -TERM $PPID) > /dev/null 2>&1 & ;;
 esac
 """
 SRUN = """#!/usr/bin/env bash
 while [[ "$1" == --* ]]; do shift; done
-exec "$@"
+[ -n "$PLAYED_LINGER" ] || exec "$@"
+"$@"
+sleep "$PLAYED_LINGER"
 """
 RAY = """#!/usr/bin/env bash
 echo 'Ray runtime started.'
@@ -85,8 +94,26 @@ class Played:
 
 
 @pytest.fixture
-def play(tmp_path: Path) -> Callable[..., Played]:
-    return lambda *work, **env: Played(tmp_path, *work, **env)
+def play(tmp_path: Path) -> Iterator[Callable[..., Played]]:
+    started: list[Played] = []
+
+    def played(*work: str, **env: str) -> Played:
+        started.append(Played(tmp_path, *work, **env))
+        return started[-1]
+
+    yield played
+    for job in started:  # of a test that failed
+        if job.process.poll() is None:
+            job.process.send_signal(signal.SIGTERM)
+            job.process.wait(60)
+
+
+@pytest.fixture
+def scontrol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A controller for a job in this process."""
+    (tmp_path / "scontrol").write_text("#!/bin/sh\necho JobId=7 JobState=RUNNING EndTime=Unknown\n")
+    (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
 
 
 def test_a_job_that_holds_ends_with_scancel(play: Callable[..., Played]) -> None:
@@ -102,6 +129,22 @@ def test_a_job_that_holds_ends_with_scancel(play: Callable[..., Played]) -> None
     assert not address.exists()
 
 
+def test_a_signal_that_comes_while_the_launcher_is_still_loaded_is_answered(
+    play: Callable[..., Played],
+) -> None:
+    job = play("hold")
+    caught = 0
+    while not caught >> (signal.SIGUSR2 - 1) & 1:
+        state = Path(f"/proc/{job.process.pid}/status").read_text()
+        caught = int(state.partition("SigCgt:")[2].split()[0], 16)
+    assert "libtorch" not in Path(f"/proc/{job.process.pid}/maps").read_text()
+    job.process.send_signal(signal.SIGUSR2)
+    assert job.process.wait(60) == -signal.SIGTERM  # of the requeue
+    ended = job.status()["ended"]
+    assert ended["code"] == 75 and ended["requeued"] and "before the work began" in ended["why"]
+    assert job.status()["failures"] == 1 and "nodes" not in job.status()["phases_s"]
+
+
 def test_a_ray_that_dies_ends_the_job_which_is_requeued(play: Callable[..., Played]) -> None:
     """It had taken part, so it is a fault of the machine, not of the job."""
     job = play("hold", PLAYED_DEATH="1")
@@ -114,6 +157,91 @@ def test_a_ray_that_dies_ends_the_job_which_is_requeued(play: Callable[..., Play
     assert "Ray runtime started" in (kept / "n1.r0.log").read_text()
 
 
+def test_slurm_may_end_a_requeued_job_before_scontrol_says_so(play: Callable[..., Played]) -> None:
+    job = play("hold", PLAYED_DEATH="1", PLAYED_HASTE="1")
+    job.wait_for("ended")
+    assert job.process.wait(20) == -signal.SIGTERM
+
+
+def test_a_job_that_is_cancelled_while_its_ray_ends_is_not_requeued(play: Callable[..., Played]) -> None:
+    job = play("hold", PLAYED_DEATH="1", PLAYED_STATE="CANCELLED", PLAYED_LINGER="3")
+    job.wait_for("ending")
+    job.process.send_signal(signal.SIGTERM)
+    last = job.ends(1)
+    assert "not requeued: SLURM is ending this job" in last[-1]
+    assert "requeue" not in job.asked.read_text()
+    assert not job.status()["ended"]["requeued"]
+
+
+def test_a_job_that_slurm_is_ending_is_not_requeued_though_it_heard_of_nothing(
+    play: Callable[..., Played],
+) -> None:
+    job = play("hold", PLAYED_DEATH="1", PLAYED_STATE="CANCELLED")
+    assert "not requeued: SLURM is ending this job" in job.ends(1)[-1]
+
+
+def test_a_preparation_that_is_stopped_before_it_has_finished_a_file_came_no_further(
+    play: Callable[..., Played],
+) -> None:
+    """Otherwise a time limit too short for one shard would repeat for ever."""
+    words = ("--source", "synthetic", "--no-ray", "source_options.n_clips=1000")
+    job = play("prepare", *words, "--out", "new/prepared")
+    job.wait_for("workers")
+    job.process.send_signal(signal.SIGUSR2)
+    assert job.process.wait(60) == -signal.SIGTERM
+    assert job.status()["ended"]["requeued"] and job.status()["failures"] == 1
+
+
+def died(folder: Path, **facts: Any) -> dict[str, str]:
+    """Leave the status of a first attempt that never said how it ended; return what SLURM gives to the second."""
+    path = folder / "runs" / "slurm" / "7" / "status.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"job": 7, "restart": 0, "phase": "training", "ended": None, **facts}))
+    return {"SLURM_RESTART_COUNT": "1"}
+
+
+def test_an_attempt_that_died_without_a_word_counts(play: Callable[..., Played], tmp_path: Path) -> None:
+    job = play("hold", **died(tmp_path, failures=1, reached=0))
+    job.wait_for("holding")
+    assert job.status()["failures"] == 2
+    job.process.send_signal(signal.SIGTERM)
+    job.ends(0)
+
+
+def test_attempts_that_died_are_not_repeated_for_ever(play: Callable[..., Played], tmp_path: Path) -> None:
+    job = play("hold", **died(tmp_path, failures=3, reached=0))
+    last = job.ends(2)
+    assert any("4 attempts in a row came no further, the budget is 3" in line for line in last), last
+    assert "not requeued" in last[-1]
+
+
+def test_an_attempt_that_died_after_it_had_come_further_begins_the_count_anew(
+    tmp_path: Path, scontrol: None
+) -> None:
+    died(tmp_path, failures=3, reached=20)
+    job = job_module.Job(Allocation(7, "momu", 1, ("n1",), (2,), tmp_path, "7"), Site(), 3, deque())
+    job.status.open(7, "momu", 1, ["train"])
+    job._check_budget(40)
+    assert job.status.failures == 1 and job.status.facts["reached"] == 40
+    died_again = job_module.Job(job.allocation, Site(), 0, deque())
+    died_again.status.open(7, "momu", 2, ["train"])
+    with pytest.raises(ConfigError, match="2 attempts in a row"):
+        died_again._check_budget(40)
+
+
+@pytest.mark.parametrize(
+    ("why", "first"),
+    [
+        ("error: rank 1 on node2: the run folder cannot be written.", "rank 1 on node2: the run folder cannot be written."),
+        ("error: training of x was given up (train.max_failures 3); last cause: rank 0: KeyError", "rank 0: KeyError"),
+        ("error: no progress of ranks 1, 2: they hang", None),
+        ("error: no config at x", None),
+    ],
+)  # fmt: skip
+def test_the_worker_that_failed_first_is_read_of_the_drivers_last_words(why: str, first: str | None) -> None:
+    assert job_module.failing_rank(why) == first
+
+
 def test_an_element_of_an_array_asks_for_itself_alone_and_says_if_it_is_refused(
     play: Callable[..., Played],
 ) -> None:
@@ -123,6 +251,22 @@ def test_an_element_of_an_array_asks_for_itself_alone_and_says_if_it_is_refused(
     assert "disabled for this job" in last[-1] and not job.status()["ended"]["requeued"]
     asked = job.asked.read_text().splitlines()
     assert "requeue 7_2" in asked and not any(line in ("requeue 7", "show job -o 7") for line in asked)
+
+
+def test_a_fault_of_the_launcher_is_told_as_the_end_of_the_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scontrol: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("nobody thought of this")
+
+    monkeypatch.setattr(job_module, "make_work", broken)
+    job = job_module.Job(Allocation(7, "momu", 0, ("n1",), (2,), tmp_path, "7"), Site(), 3, deque())
+    assert job.run("hold", []) == 1
+    said = capfd.readouterr()
+    assert "RuntimeError: nobody thought of this" in said.out.splitlines()[-2]
+    assert "first to fail: the launcher, on n1" in said.out and "in broken" in said.err
+    ended = json.loads((tmp_path / "runs" / "slurm" / "7" / "status.json").read_text())["ended"]
+    assert ended["code"] == 1 and not ended["requeued"]
 
 
 @pytest.mark.parametrize(
@@ -140,4 +284,13 @@ def test_a_mistake_is_said_before_any_node_is_used(
     last = job.ends(2)
     assert any(why in line for line in last), last
     assert job.status()["ended"]["code"] == 2
+    assert not (job.folder / "runs" / "slurm" / "7" / "n1.r0.log").exists()
+
+
+def test_gpus_that_torch_cannot_use_are_said_before_any_node_is_used(play: Callable[..., Played]) -> None:
+    config = Path(__file__).parents[3] / "configs" / "demo" / "music_vae.yaml"
+    work = ("train", "--config", str(config), "train.device=auto")
+    job = play(*work, CUDA_VISIBLE_DEVICES="98,99", SLURM_GPUS_ON_NODE="2")  # more than any machine has
+    last = job.ends(2)
+    assert any("SLURM gave this job 2 GPUs a node" in line for line in last), last
     assert not (job.folder / "runs" / "slurm" / "7" / "n1.r0.log").exists()

@@ -103,6 +103,18 @@ def test_a_line_a_job(add_job: AddJob, set_queue: SetQueue, capsys: pytest.Captu
     ]  # fmt: skip
 
 
+def test_a_job_that_failed_before_it_could_write_anything_is_known_by_its_log(
+    folder: Path, add_job: AddJob, set_queue: SetQueue, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_job(7, ended={"code": 0, "why": "done", "first_failure": None})
+    set_queue("")
+    for name in ("slurm-train_dit-7", "slurm-my-sweep-8", "slurm-9"):
+        (folder / f"{name}.out").touch()
+    rows = [line.split() for line in said(capsys, "status")[1:]]
+    assert [row[:3] for row in rows] == [["7", "dit_a2m", "DONE"], ["8", "my-sweep", "LOST"]]
+    assert rows[1][-3:] == ["momu", "logs", "8"]
+
+
 def test_one_job_also_by_its_number_in_an_array(
     add_job: AddJob, set_queue: SetQueue, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,8 +17,10 @@ from typing import IO
 
 import pytest
 
-from momu_dist.launch.node import MARK, Orders, ray_command
+from momu_dist.launch import node
+from momu_dist.launch.node import MARK, Agent, Orders
 from momu_dist.launch.ports import plan
+from momu_dist.launch.scratch import take
 
 RAY = """#!/usr/bin/env bash
 echo "$@" > {args}
@@ -41,8 +45,9 @@ class Played:
         facts = {
             "job_id": 4_000_000 + os.getpid() % 100,
             "slurm_id": "4000000",
+            "restart": 1,
             "node": "n1",
-            "head": True,
+            "head": "n1",
             "head_ip": "127.0.0.1",
             "cpus": 2,
             "workers": 1,
@@ -141,6 +146,36 @@ def test_a_missing_shared_folder_is_refused(played: Play) -> None:
     assert "/nowhere/shared is not there" in str(agent.heard("failed")["why"])
 
 
+def test_a_fault_of_the_agent_is_told_and_leaves_nothing(played: Play) -> None:
+    agent = played(STARTS, cpus="many")
+    assert agent.heard("failed")["why"]
+    assert agent.process.wait(15) == 1
+    assert not agent.temp.exists()
+
+
+def test_a_disk_that_nodes_share_is_refused_and_the_folder_of_the_other_stays(
+    played: Play, tmp_path: Path
+) -> None:
+    other = take(tmp_path / "node", "n2")
+    agent = played(STARTS)
+    assert "is there already" in str(agent.heard("failed")["why"])
+    assert agent.process.wait(15) == 1
+    assert (tmp_path / "node" / "node").read_text() == "n2" and not agent.args.exists()
+    other.close()
+
+
+def test_what_killed_jobs_left_on_the_node_is_removed(played: Play, tmp_path: Path) -> None:
+    name = f"momu-{os.getuid()}"
+    killed, other_node, running = (tmp_path / f"{name}-{number}" for number in (1, 2, 3))
+    take(killed, "n1").close()
+    take(other_node, "n2").close()
+    lock = take(running, "n1")
+    agent = played(STARTS, temp=str(tmp_path / f"{name}-4"))
+    agent.heard("joined")
+    assert not killed.exists() and other_node.is_dir() and running.is_dir()
+    lock.close()
+
+
 @pytest.fixture
 def slurm_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """(state) -> from now on the controller has every job in it."""
@@ -166,10 +201,11 @@ def test_sigterm_of_a_job_that_slurm_ends_is_obeyed_before_sigkill(
     assert time.monotonic() - began < agent.orders.kill_wait_s
 
 
+@pytest.mark.parametrize("state", ["RUNNING", "SIGNALING"])
 def test_sigterm_of_a_job_with_a_time_of_grace_is_left_to_the_launcher(
-    played: Play, slurm_says: Callable[[str], None]
+    played: Play, slurm_says: Callable[[str], None], state: str
 ) -> None:
-    slurm_says("RUNNING")
+    slurm_says(state)
     agent = played(STARTS)
     agent.heard("joined")
     agent.process.send_signal(signal.SIGTERM)
@@ -177,6 +213,134 @@ def test_sigterm_of_a_job_with_a_time_of_grace_is_left_to_the_launcher(
         agent.process.wait(3)
     agent.stdin().close()
     assert agent.process.wait(15) == 0
+
+
+class Controller:
+    """A controller that is a folder of answers, for `scontrol` and `scancel` that are scripts; what they are told is kept."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        script = f'#!/bin/bash\ncd {folder}\necho "${{0##*/}} $*" >> told\n'
+        for name, rest in (("scontrol", 'eval "$(cat answers)"\n'), ("scancel", "")):
+            (folder / name).write_text(script + rest)
+            (folder / name).chmod(0o755)
+        (folder / "told").touch()
+
+    def says(
+        self, job: str = "JobState=RUNNING", nodes: str = "n1 n2", head: str = "ALLOCATED", requeue: str = ""
+    ) -> None:
+        """From now on. `job`, `nodes`, `head` (the state of n1); what `requeue` does."""
+        (self.folder / "answers").write_text(
+            f"""case "$*" in
+"show job"*) echo "JobId=7 {job} NodeList=some";;
+"show hostnames"*) printf '%s\n' {nodes};;
+"show node"*) echo "NodeName=n1 State={head} NextState=DOWN";;
+requeue*) {requeue or "true"};;
+esac
+"""
+        )
+
+    def is_silent(self) -> None:
+        (self.folder / "answers").write_text("echo 'Unable to contact slurm controller' >&2; exit 1\n")
+
+    @property
+    def told(self) -> list[str]:
+        """What it was told to do, besides answering."""
+        lines = (self.folder / "told").read_text().splitlines()
+        return [line for line in lines if not line.startswith("scontrol show")]
+
+
+@pytest.fixture
+def controller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Controller:
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(node, "LAUNCHER_S", 0.05)
+    monkeypatch.setattr(node, "ORPHAN_S", 1.0)
+    return Controller(tmp_path)
+
+
+def orphan(tmp_path: Path) -> Agent:
+    """An agent of n2 without a launcher."""
+    return Agent(
+        Orders(
+            7, "7", 1, "n2", "n1", "10.0.0.1", 4, 1, 1.5, plan(7).first, str(tmp_path / "x"), (), (), "", 30.0
+        )
+    )
+
+
+RUNNING = "JobState=RUNNING Requeue=1 Restarts=1"
+
+
+@pytest.mark.parametrize("head", ["ALLOCATED", "MIXED+DRAIN", "IDLE+CLOUD+POWERING_DOWN"])
+def test_a_node_that_is_only_cut_off_leaves_the_job_alone(
+    controller: Controller, tmp_path: Path, head: str
+) -> None:
+    controller.says(RUNNING, head=head)
+    orphan(tmp_path)._end_job()
+    assert controller.told == []
+
+
+def test_a_controller_that_is_silent_is_asked_until_the_end_and_cancels_nothing(
+    controller: Controller, tmp_path: Path
+) -> None:
+    controller.is_silent()
+    orphan(tmp_path)._end_job()
+    assert controller.told == []
+
+
+@pytest.mark.parametrize(
+    "gone",
+    [{"head": "ALLOCATED*"}, {"head": "DOWN*+DRAIN"}, {"head": "IDLE+NOT_RESPONDING"}, {"nodes": "n2"}],
+    ids=str,
+)
+def test_the_loss_of_the_first_node_is_waited_for_and_requeues_the_job(
+    controller: Controller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: dict[str, str]
+) -> None:
+    monkeypatch.setattr(node, "ORPHAN_S", 20.0)
+    controller.is_silent()
+    waiting = threading.Thread(target=orphan(tmp_path)._end_job)
+    waiting.start()
+    time.sleep(0.3)
+    controller.says(RUNNING)
+    time.sleep(0.3)
+    assert controller.told == []
+    controller.says(RUNNING, **gone)
+    waiting.join(10)
+    assert controller.told == ["scontrol requeue 7"]
+
+
+def test_a_job_that_cannot_be_requeued_yet_is_not_cancelled(controller: Controller, tmp_path: Path) -> None:
+    controller.says(RUNNING, head="DOWN", requeue="echo slow >&2; exit 1")
+    orphan(tmp_path)._end_job()
+    assert set(controller.told) == {"scontrol requeue 7"} and len(controller.told) > 1
+
+
+def test_a_job_that_may_not_be_requeued_is_cancelled(controller: Controller, tmp_path: Path) -> None:
+    controller.says("JobState=RUNNING Requeue=0 Restarts=1", head="DOWN")
+    orphan(tmp_path)._end_job()
+    assert controller.told == ["scancel 7"]
+
+
+@pytest.mark.parametrize("job", ["JobState=RUNNING Requeue=1 Restarts=2", "JobState=COMPLETING Restarts=1"])
+def test_a_job_that_has_begun_anew_or_ends_is_left_alone(
+    controller: Controller, tmp_path: Path, job: str
+) -> None:
+    controller.says(job, head="DOWN")
+    orphan(tmp_path)._end_job()
+    assert controller.told == []
+
+
+def test_a_launcher_that_answers_late_keeps_its_job(
+    controller: Controller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had waited for a disk."""
+    monkeypatch.setattr(node, "ORPHAN_S", 20.0)
+    controller.says(RUNNING)
+    agent = orphan(tmp_path)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("keep logs\n"))
+    threading.Timer(0.5, agent._follow_launcher).start()
+    began = time.monotonic()
+    agent._end_job()
+    assert time.monotonic() - began < 10 and controller.told == []
 
 
 def test_shards_are_copied_without_latents(played: Play, tmp_path: Path) -> None:
@@ -187,20 +351,3 @@ def test_shards_are_copied_without_latents(played: Play, tmp_path: Path) -> None
     agent = played(STARTS, staged=((str(data), str(target)),))
     agent.heard("joined")
     assert [path.name for path in target.iterdir()] == ["shard.parquet"]
-
-
-def test_ray_is_told_everything() -> None:
-    orders = Orders(
-        7, "7", "n2", False, "10.0.0.1", 4, 1, 1.5, plan(7).first, "/tmp/momu-0-7", (), (), "/kept", 30.0
-    )
-    command = ray_command(orders, plan(7), "10.0.0.2", {"cpus": 4, "gpus": 2, "memory_mb": 8000})
-    assert f"--address=10.0.0.1:{plan(7).gcs}" in command and "--head" not in command
-    assert "--num-cpus=4" in command and "--num-gpus=2" in command and "--temp-dir=/tmp/momu-0-7" in command
-    assert not any(part.startswith("--dashboard-port") for part in command)
-    head = ray_command(
-        Orders(**{**vars(orders), "head": True}),
-        plan(7),
-        "10.0.0.1",
-        {"cpus": 4, "gpus": 0, "memory_mb": 8000},
-    )
-    assert "--dashboard-host=127.0.0.1" in head and f"--port={plan(7).gcs}" in head

@@ -18,6 +18,7 @@ from momu_dist.launch.ray_job import (
     ray_job_command,
     upload_sizes,
 )
+from momu_dist.launch.srun import srun
 
 RAY = RayOfJob("7", "node1", "http://127.0.0.1:8265", "/shared/runs/slurm/7/token")
 
@@ -36,7 +37,7 @@ def test_sizes_are_those_of_what_ray_zips(tmp_path: Path) -> None:
 
     root, package = tmp_path / "checkout", tmp_path / "package.zip"
     fill(root, a=1000, code__b=2000, code__deep__c=3000, code__data__d=500, runs__x=10**6, data__y=10**6)
-    fill(root, weights__w=10**6)
+    fill(root, weights__w=10**6, wheelhouse__torch=10**6)
     for folder in (".git", ".venv", ".cache", "code/__pycache__"):
         (root / folder).mkdir()
         (root / folder / "big").write_bytes(b"x" * 10**6)
@@ -65,10 +66,9 @@ def test_the_command_runs_on_the_head_node_and_hands_words_on_as_they_are() -> N
     words = ["python", "-m", "momu_dist.train", "--config", "a b.yaml", "out='x; y'"]
     command = ray_job_command(RAY, words, Path("/a b"), upload=True)
     dashes = command.index("--")
-    assert command[: command.index("--address")] == [
-        "srun", "--jobid=7", "--overlap", "-N1", "-n1", "-w", "node1",
-        str(Path(sys.executable).parent / "ray"), "job", "submit",
-    ]  # fmt: skip
+    ray = str(Path(sys.executable).parent / "ray")
+    assert command[: command.index(ray)] == srun(1, 1, "--overlap", "--jobid=7", "--nodelist=node1")
+    assert command[command.index(ray) : command.index("--address")] == [ray, "job", "submit"]
     assert command[command.index("--address") + 1] == "http://127.0.0.1:8265"
     assert command[command.index("--working-dir") + 1] == "/a b"
     assert command[dashes + 1 :] == [sys.executable, *words[1:]]
@@ -99,6 +99,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     srun.chmod(0o755)
     monkeypatch.setenv("PATH", f"{srun.parent}:{os.environ['PATH']}")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "of another cluster")
+    monkeypatch.setenv("SLURM_EXPORT_ENV", "NONE")  # of an allocation that it is called in
     return tmp_path
 
 
@@ -120,7 +121,7 @@ def test_it_is_run_with_the_address_and_the_token_of_the_job(
     variables = (job / "runs" / "variables").read_text().splitlines()
     assert "RAY_AUTH_MODE=token" in variables and f"RAY_AUTH_TOKEN_PATH={RAY.token_file}" in variables
     assert f"RAY_ADDRESS={RAY.dashboard}" in variables
-    assert not any(line.startswith("RAY_AUTH_TOKEN=") for line in variables)
+    assert not any(line.startswith(("RAY_AUTH_TOKEN=", "SLURM_EXPORT_ENV=")) for line in variables)
     monkeypatch.setenv("CODE", "3")
     with pytest.raises(SystemExit) as stop:
         main(["ray-job", "7", "--", "true"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -117,6 +118,18 @@ def test_a_mistake_in_a_site_is_one_sentence(tmp_path: Path, text: str, said: st
     with pytest.raises(ConfigError, match=r"site\.yaml") as error:
         load_site(str(path))
     assert said in str(error.value)
+
+
+def test_a_scratch_is_too_long_for_a_user_with_a_long_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "site.yaml"
+    path.write_text("scratch: /local/scratch/mine")
+    monkeypatch.setattr(os, "getuid", lambda: 1000)
+    assert load_site(str(path)).scratch == "/local/scratch/mine"
+    monkeypatch.setattr(os, "getuid", lambda: 1_234_567_890)
+    with pytest.raises(ConfigError, match="at most 17 characters"):
+        load_site(str(path))
 
 
 def test_an_unknown_site_names_those_that_are_there() -> None:

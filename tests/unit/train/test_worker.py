@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -66,3 +67,22 @@ def test_how_a_run_ends_is_said_once_and_by_the_last_attempt(
     assert tracker.ends == ends and folder.failure() == failure and seen_at_end == [None]
     finished = folder.finished()
     assert (finished is None) == (error is not None) and (finished is None or finished["steps"] == 4)
+
+
+def test_the_worker_that_failed_and_its_machine_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_from_dict(
+        {"stage": "dit_a2m", "name": "run", "out": str(tmp_path), "tracking": {"uri": "none"}}, where="test"
+    )
+    RunFolder(config).open(config, {})
+
+    def run(*_: Any) -> None:
+        raise TrainingError("bad loss.")
+
+    monkeypatch.setattr(worker, "_run", run)
+    monkeypatch.setattr(worker, "rank", lambda: 1)
+    monkeypatch.setattr(worker, "world_size", lambda: 2)
+    with pytest.raises(TrainingError, match="^bad loss"):
+        worker.run_worker(config, FeedSpec("nowhere", (), 0, 1, 1, 1, 1, 0), LocalFeed, 4)
+    assert RunFolder(config).failure() == f"rank 1 on {socket.gethostname()}: bad loss."

@@ -23,6 +23,7 @@ from momu_dist.launch.doctor.folders import (
     not_seen,
     tokens_in,
 )
+from momu_dist.launch.scratch import RAY_CHARACTERS
 
 LOCK = "# versions\ntorch==2.13.0\nray==2.60.0\n"
 
@@ -191,7 +192,7 @@ def test_scratch(tmp_path: Path) -> None:
 def test_the_longest_scratch_just_fits() -> None:
     """What Ray makes in its folder, by its own form of names."""
     made = "/session_2026-10-28_14-37-28_123456_1234567/sockets/plasma_store"
-    assert len(made) == here.SOCKET_CHARACTERS
+    assert len(made) == RAY_CHARACTERS
 
 
 def test_shared_memory_and_open_files() -> None:

@@ -16,6 +16,7 @@ from momu_dist.errors import ConfigError
 from momu_dist.launch.doctor import nodes as doctor
 from momu_dist.launch.doctor.finding import Finding
 from momu_dist.launch.doctor.nodes import Where, clock_finding, examine, where, with_unlike_versions
+from momu_dist.launch.sbatch import JOB
 from momu_dist.launch.sites import Site
 
 CHECKOUT = Path(__file__).parents[4]
@@ -120,15 +121,35 @@ def test_a_site_asks_with_its_options(slurm: Path) -> None:
         place.prefix
     )
     assert "--time=24:00:00" not in place.prefix and "--overlap" not in place.prefix
+    # Memory and ports are judged by what jobs will have.
+    assert f"--cpus-per-task={JOB['cpus-per-task']}" in place.prefix
 
 
 def test_a_job_asks_all_its_nodes(slurm: Path) -> None:
-    job = {**os.environ, "SLURM_JOB_ID": "17", "SLURM_JOB_NODELIST": "node[1-3]"}
+    job = {
+        **os.environ,
+        "SLURM_JOB_ID": "17",
+        "SLURM_JOB_NODELIST": "node[1-3]",
+        "SLURM_JOB_CPUS_PER_NODE": "8,6(x2)",
+    }
     place = where(Site(sbatch={"partition": "gpu"}), None, job)
     assert place.nodes == ("node1", "node2", "node3") and "--overlap" in place.prefix and not place.waits
     assert "--partition=gpu" not in place.prefix and "--ntasks-per-node=1" in place.prefix
+    assert "--cpus-per-task=6" in place.prefix
     with pytest.raises(ConfigError, match="3 nodes"):
         where(None, 2, job)
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_environment_is_that_of_the_launchers_steps(
+    slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (slurm / "srun").write_text(SRUN.replace("nodes=1\n", 'env > "$FAKE/variables"\nnodes=1\n', 1))
+    monkeypatch.setenv("SLURM_EXPORT_ENV", "NONE")
+    monkeypatch.setenv("SLURM_GPUS", "8")
+    examine(in_job(), [], [tmp_path], 20)
+    variables = (slurm / "variables").read_text()
+    assert "FAKE=" in variables and "SLURM_EXPORT_ENV=" not in variables and "SLURM_GPUS=" not in variables
 
 
 def in_job(names: tuple[str, ...] = ("node1", "node2", "node3")) -> Where:

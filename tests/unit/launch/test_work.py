@@ -1,0 +1,57 @@
+"""What a job's work needs on every node, and how far it has come."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from momu_dist.data.manifest import Manifest
+from momu_dist.launch import work as work_module
+from momu_dist.launch.progress import Progress
+from momu_dist.launch.sites import Site
+from momu_dist.launch.status import Status
+from momu_dist.launch.work import Work, make_work
+
+
+def test_a_preparation_comes_further_with_every_file_that_is_whole(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "00000.parquet").touch()
+    progress = Progress(Work(("prepare",), result=tmp_path), Status(tmp_path / "status.json"))
+    assert not progress.made
+    (tmp_path / "train" / "00001.parquet.123.tmp").touch()
+    (tmp_path / "train" / ".00001.parquet-node-123").touch()
+    assert not progress.made
+    (tmp_path / "train" / "00001.parquet").touch()
+    assert progress.made
+
+
+def test_work_that_leaves_nothing_comes_no_further(tmp_path: Path) -> None:
+    assert not Progress(Work(()), Status(tmp_path / "status.json")).made
+
+
+def test_what_is_prepared_into_must_be_shared_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    work = make_work(
+        "prepare", ["--source", "x", "--root", "raw", "--out", "deep/prepared"], Site(), "/tmp/x"
+    )
+    assert work.needed == (str(tmp_path), str(tmp_path / "raw"), str(tmp_path / "deep" / "prepared"))
+    assert (tmp_path / "deep" / "prepared").is_dir()  # the agents look for it
+
+
+def test_encoding_comes_further_with_every_shard_of_latents(
+    prepared: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    latents = tmp_path / "latents"
+    monkeypatch.setattr(work_module, "_latents", lambda *_: latents)
+    config = str(Path(__file__).parents[3] / "configs" / "demo" / "dit_a2m.yaml")
+    given = ["--config", config, f"data.root={prepared.root}", f"out={tmp_path / 'runs'}"]
+    work = make_work("train", [*given, "--only-latents"], Site(), "/tmp/x")
+    assert work.reached() == 0
+    (latents / "train").mkdir(parents=True)
+    (latents / "train" / "00000.parquet").touch()
+    assert work.reached() == 1
+    training = make_work("train", given, Site(), "/tmp/x")
+    assert training.folder is not None and training.reached() == 0
+    (training.folder.checkpoints / "step-000000020").mkdir(parents=True)
+    assert training.reached() == 20
