@@ -31,7 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m momu_dist.launch", description=__doc__, allow_abbrev=False
     )
-    parser.add_argument("work", choices=("train", "prepare", "hold"), help="what is done on the job's Ray")
+    parser.add_argument(
+        "work", choices=("train", "prepare", "serve", "hold"), help="what is done on the job's Ray"
+    )
     parser.add_argument(
         "--cluster", default=os.environ.get(SITE), help=f"a site of configs/cluster (default: ${SITE})"
     )

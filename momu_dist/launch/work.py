@@ -1,4 +1,4 @@
-"""What a job does on its Ray: a training, a preparation, or nothing but to hold it for others."""
+"""What a job does on its Ray: a training, a preparation, the service, or nothing but to hold it for others."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class Work:
 
 def make_work(name: str, arguments: Sequence[str], site: Site, temp: str) -> Work:
     """Return the work that a job script asks for; a mistake in it is a MomuError before any node is used."""
-    makers = {"train": _training, "prepare": _preparation, "hold": _holding}
+    makers = {"train": _training, "prepare": _preparation, "serve": _serving, "hold": _holding}
     if name not in makers:
         raise ConfigError(f"unknown work {name!r}; valid: {', '.join(makers)}.")
     try:
@@ -188,6 +188,10 @@ def _preparation(arguments: Sequence[str], site: Site, temp: str) -> Work:
         result.mkdir(parents=True, exist_ok=True)
         needed.append(str(result))
     return Work(tuple(command), needed=tuple(needed), result=result)
+
+
+def _serving(arguments: Sequence[str], site: Site, temp: str) -> Work:
+    return Work((sys.executable, "-u", "-m", "momu_dist.cli", "serve", *arguments), needed=(str(Path.cwd()),))
 
 
 def _holding(arguments: Sequence[str], site: Site, temp: str) -> Work:

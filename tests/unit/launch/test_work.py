@@ -55,3 +55,10 @@ def test_encoding_comes_further_with_every_shard_of_latents(
     assert training.folder is not None and training.reached() == 0
     (training.folder.checkpoints / "step-000000020").mkdir(parents=True)
     assert training.reached() == 20
+
+
+def test_a_service_is_a_driver_on_the_ray_of_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    work = make_work("serve", ["--checkpoint", "runs/demo", "gpus=1"], Site(), "/tmp/x")
+    assert work.command[-5:] == ("momu_dist.cli", "serve", "--checkpoint", "runs/demo", "gpus=1")
+    assert work.uses_ray and not work.elastic and work.needed == (str(tmp_path),)
