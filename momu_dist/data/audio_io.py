@@ -20,6 +20,8 @@ _TELL_LENGTH = frozenset({"flac", "mov,mp4,m4a,3gp,3g2,mj2", "avi", "matroska,we
 _MISSING_S = 0.1  # encoders pad, and start late, by up to some 50 ms; more than this is missing
 # Below and above these no recording is; resampling from 1 Hz would make 16,000 samples of each.
 _MIN_RATE_HZ, _MAX_RATE_HZ = 1_000, 1_000_000
+# Session descriptions and playlists are media to FFmpeg: what they name, it would open, addresses too.
+_NOTHING_ELSE = {"protocol_whitelist": "none"}
 _STREAMED_WAV = 0x7FFFF000  # sizes from here on are placeholders of programs that wrote to a pipe
 
 
@@ -121,7 +123,7 @@ def _is_no_file(path: Path) -> str:
 def _decode(content: bytes, name: str, longest_s: float | None) -> tuple[NDArray[np.float32], int]:
     """Mono samples at the file's own rate, and that rate; raises DataError if anything is missing."""
     try:
-        with av.open(io.BytesIO(content), metadata_errors="ignore") as container:
+        with av.open(io.BytesIO(content), metadata_errors="ignore", options=_NOTHING_ELSE) as container:
             if not container.streams.audio:
                 raise DataError(f"{name} has no sound track, expected an audio file or a video with sound.")
             stream = container.streams.audio[0]

@@ -39,6 +39,8 @@ _log = logging.getLogger(__name__)
 # A request whose replica dies is made again by another one: the same seed gives the same sample.
 _TRIES = 3
 _READERS = 4
+# Calls of a replica beside what it makes, so that it tells of its models also when it is full.
+_SPARE_CALLS = 16
 _EXPIRE_S = 600.0
 _SETTINGS: dict[Task, type[Settings]] = {"a2m": FromMusic, "m2a": FromMotion, "joint": Joint}
 
@@ -207,7 +209,7 @@ def build(args: dict[str, Any]) -> Application:
     settings = settings_from(args)
     values = settings.model_dump()
     values["state"] = str(Path(settings.state).absolute())
-    ongoing = settings.queue + settings.jobs_at_once
+    ongoing = settings.queue + settings.jobs_at_once + _SPARE_CALLS
     sampler = Sampler.options(  # type: ignore[attr-defined]
         num_replicas=settings.replicas,
         max_ongoing_requests=ongoing,

@@ -107,18 +107,15 @@ class Stepper:
                 if entry.ended.cancelled():
                     continue
                 walkers = self._walkers.setdefault(entry.generator, Walkers(entry.generator.networks))
-                try:
-                    walkers.join(entry, entry.walk)
-                except Exception as error:  # of this walk alone
-                    _settle(entry, error)
-                else:
+                with suppress(StopIteration):  # it ended where it began
+                    walkers.join(entry, _settling(entry))
                     under_way += 1
             return True
 
     def _step(self, walkers: Walkers[_Entry]) -> None:
         try:
-            ended = walkers.step()
-        except Exception as error:  # whatever it is, those who wait must hear of it
+            walkers.step()
+        except Exception as error:  # of a network call: all who may have shared it must hear of it
             for entry in walkers.present():
                 walkers.leave(entry)
                 _settle(entry, error)
@@ -126,13 +123,22 @@ class Stepper:
         finally:
             self._moved = self._clock()
             self.calls += 1
-        for entry, latents in ended.items():
-            _settle(entry, latents)
         for entry in walkers.present():
             done, n_steps = walkers.progress(entry)
             if entry.on_progress and done > entry.told:
                 entry.on_progress(done, n_steps)
                 entry.told = done
+
+
+def _settling(entry: _Entry) -> Walk:
+    """The walk of `entry`, whose end, good or bad, is its future's and no other's."""
+    try:
+        latents = yield from entry.walk
+    except Exception as error:
+        _settle(entry, error)
+        return ()
+    _settle(entry, latents)
+    return latents
 
 
 def _settle(entry: _Entry, result: tuple[Tensor, ...] | Exception) -> None:

@@ -71,7 +71,11 @@ class Walkers(Generic[Key]):
         return sum(self.progress(key)[0] for key in self._walks)
 
     def step(self) -> dict[Key, tuple[Tensor, ...]]:
-        """Answer what every walk asks now; return the clean latents of those that are at their end, which leave."""
+        """Answer what every walk asks now; return the clean latents of those that are at their end, which leave.
+
+        Raises what a network call raises, and then every walk is where it was; and what a walk raises, after which those
+        before it have moved and those after it have not.
+        """
         keys = list(self._walks)
         answers = iter(evaluate(self._networks, [ask for key in keys for ask in self._asks[key]]))
         ended: dict[Key, tuple[Tensor, ...]] = {}

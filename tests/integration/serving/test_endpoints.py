@@ -128,7 +128,7 @@ def test_a_batch_of_all_tasks(client: Client, music: Path, motion: Path, tmp_pat
     state = job.wait(lambda *values: told.append(values))
     assert state.items["done"] == 3 and state.items["failed"] == 1 and told
     (error,) = state.errors
-    assert error.id == "wrong" and "no motion" in (error.error or "")
+    assert error["id"] == "wrong" and "no motion" in error["error"]
     files = job.results(tmp_path / "made")
     assert sorted(path.name for path in files.values()) == ["2.zip", "dance.npz", "song.wav"]
     alone = client.generate("a2m", music, seconds=1.5, steps=2, seed=1, format="npz")

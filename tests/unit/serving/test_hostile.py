@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import struct
 import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -145,6 +147,37 @@ def frames(n: int = 50, value: Any = 5.0) -> bytes:
     return json.dumps({"rate_hz": 25, "frames": [frame] * n}).encode()
 
 
+SESSION = (
+    b"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=audio 5004 RTP/AVP 0\n"
+    b"a=rtpmap:0 PCMU/8000\n"
+)
+"""To FFmpeg a file like any other; it would listen at the address for the sound."""
+
+
+def rebuilt(change: Callable[[bytearray], None]) -> bytes:
+    """A motion file whose zip is changed."""
+    content = bytearray(motion())
+    change(content)
+    return bytes(content)
+
+
+def mark_all(offset_local: int, offset_central: int, value: int) -> Callable[[bytearray], None]:
+    """Put a 16-bit number into every header of a zip."""
+
+    def change(content: bytearray) -> None:
+        for mark, offset in ((b"PK\x03\x04", offset_local), (b"PK\x01\x02", offset_central)):
+            place = content.find(mark)
+            while place >= 0:
+                struct.pack_into("<H", content, place + offset, value)
+                place = content.find(mark, place + 4)
+
+    return change
+
+
+def npy(header: bytes) -> bytes:
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header
+
+
 HOSTILE_MUSIC: dict[str, Callable[[], bytes]] = {
     "nothing": lambda: b"",
     "noise": lambda: np.random.default_rng(0).bytes(50_000),
@@ -159,6 +192,7 @@ HOSTILE_MUSIC: dict[str, Callable[[], bytes]] = {
     "a playlist of segments": lambda: (
         b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nhttp://127.0.0.1:1/x.ts\n#EXT-X-ENDLIST\n"
     ),
+    "a session description": lambda: SESSION,
     "a list for joining": lambda: b"ffconcat version 1.0\nfile /etc/passwd\n",
 }
 HOSTILE_MOTION: dict[str, Callable[[], bytes]] = {
@@ -183,6 +217,17 @@ HOSTILE_MOTION: dict[str, Callable[[], bytes]] = {
     "json of NaN": lambda: frames().replace(b"5.0", b"NaN"),
     "json of nothing": lambda: b"{}",
     "json of nulls": lambda: frames(value=None),
+    "a zip of a method that is none": lambda: rebuilt(mark_all(8, 10, 99)),
+    "a zip of another deflate": lambda: rebuilt(mark_all(8, 10, 9)),
+    "a zip that is encrypted": lambda: rebuilt(mark_all(6, 8, 1)),
+    "a zip of patches": lambda: rebuilt(mark_all(6, 8, 1 << 5)),
+    "an npy whose header ends early": lambda: npy(b"{'descr': (\n"),
+    "an npy whose header is deep": lambda: npy(b"(" * 5000 + b"\n"),
+    "an npy whose header is indented": lambda: npy(b"  x\n y\n"),
+    "an npy larger than any number": lambda: npy(
+        b"{'descr': '<f8', 'fortran_order': False, 'shape': (%d, 14, 2), }\n" % 2**70
+    ),
+    "an npy of no type": lambda: npy(b"{'descr': (), 'fortran_order': False, 'shape': (9, 14, 2), }\n"),
     "an npy that declares more than there is": lambda: (
         b"\x93NUMPY\x01\x00v\x00"
         + b"{'descr': '<f8', 'fortran_order': False, 'shape': (9000000000, 14, 2), }".ljust(117)
@@ -206,6 +251,46 @@ def _refused(task: Any, content: bytes) -> None:
         read_bytes(task, content, None, LONGEST_S)
     said = str(caught.value)
     assert "\n" not in said and "/tmp" not in said and "momu-upload" not in said and len(said) < 600
+
+
+@pytest.mark.parametrize("name", HOSTILE_MUSIC)
+def test_nothing_is_opened_that_a_file_names(name: str) -> None:
+    """No socket for as long as it is read: neither a connection nor a listener."""
+    over, opened = threading.Event(), set[str]()
+    before = sockets()
+
+    def watch() -> None:
+        while not over.is_set():
+            opened.update(sockets() - before)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        _refused("a2m", HOSTILE_MUSIC[name]())
+    finally:
+        over.set()
+        watcher.join()
+    assert not opened
+
+
+def sockets() -> set[str]:
+    """The sockets of this process."""
+    found = set()
+    for handle in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            found.add(os.readlink(handle))
+    return {one for one in found if one.startswith("socket:")}
+
+
+def test_what_breaks_a_parser_is_told_from_what_is_wrong(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise KeyError("/tmp/inside")
+
+    monkeypatch.setattr("momu_dist.serving.reading.read_audio", broken)
+    _refused("a2m", wav())
+    assert "/tmp/inside" in caplog.text  # for the operator
 
 
 def test_files_that_are_right_are_read() -> None:

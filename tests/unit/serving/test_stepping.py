@@ -118,15 +118,36 @@ def test_a_cancelled_walk_frees_its_place_at_the_next_step(stepper: Stepper, gat
 
 
 def test_an_error_reaches_all_who_shared_the_call_and_ends_nothing_else(stepper: Stepper, gate: Gate) -> None:
-    def broken(*_: Any) -> Tensor:
+    def broken(*rest: Any) -> Tensor:
+        gate(*rest)
         raise RuntimeError("out of memory")
 
-    futures = [stepper.start(generator_of(broken), walk(3))]
+    generator = generator_of(broken)
+    futures = [stepper.start(generator, walk(3)) for _ in range(2)]
+    until(lambda: stepper.load() == (2, 0))
+    gate.open()
     for future in futures:
         with pytest.raises(RuntimeError, match="out of memory"):
             future.result(LIMIT_S)
     gate.open()
     assert stepper.start(generator_of(gate), walk(2)).result(LIMIT_S)
+
+
+def test_a_walk_that_fails_leaves_the_others_what_they_have_made(stepper: Stepper, gate: Gate) -> None:
+    def failing(after: int) -> Walk:
+        yield from (ask for ask, _ in zip(walk(after), range(after), strict=True))
+        raise ValueError("not finite")
+
+    # The second walk fails in the step in which the first one ends, and the third when its turn has come.
+    ends, fails, last = (
+        stepper.start(generator, one)
+        for generator in [generator_of(gate)]
+        for one in (walk(2), failing(2), walk(3))
+    )
+    gate.open()
+    assert ends.result(LIMIT_S) and last.result(LIMIT_S)
+    with pytest.raises(ValueError, match="not finite"):
+        fails.result(LIMIT_S)
 
 
 def test_a_walk_that_cannot_begin_is_told_so(stepper: Stepper, gate: Gate) -> None:
