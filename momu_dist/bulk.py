@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from momu_dist.client.asking import checked_item
-from momu_dist.client.jobs import ItemState, names_of
+from momu_dist.client.jobs import names_of
 from momu_dist.client.manifest import read_manifest
 from momu_dist.data.progress import progress
 from momu_dist.data.ray_pipeline import map_batches
@@ -20,16 +20,15 @@ from momu_dist.errors import DataError, MomuError
 from momu_dist.inference.generator import Generator
 from momu_dist.inference.inputs import read_inputs
 from momu_dist.inference.outputs import output_folder
-from momu_dist.inference.request import Request, Task, variations
-from momu_dist.inference.writing import naming, whole
-from momu_dist.serving.items import FromMotion, FromMusic, Joint, Settings, request_of
+from momu_dist.inference.request import Request, Sample, Task, variations
+from momu_dist.inference.writing import whole
+from momu_dist.serving.faults import faults
+from momu_dist.serving.items import SETTINGS, Settings, request_of
 from momu_dist.serving.making import encoded
 from momu_dist.train.ray_session import ray_session
 
 RECORD = ".manifest.json"
 """In a folder of results: what they are results of."""
-
-_SETTINGS: dict[Task, type[Settings]] = {"a2m": FromMusic, "m2a": FromMotion, "joint": Joint}
 
 
 @dataclass(frozen=True)
@@ -60,22 +59,22 @@ def run_bulk(
     """
     items, sha256 = read_manifest(manifest)
     units = [_unit(number, item) for number, item in enumerate(items, start=1)]
-    named = [ItemState(i, item.get("id"), "", None, 0.0, None) for i, item in enumerate(items)]
-    for unit, name in zip(units, names_of(named), strict=True):
+    names = names_of([(i, item.get("id")) for i, item in enumerate(items)])
+    for unit, name in zip(units, names, strict=True):
         unit["path"] = str(output_folder(out) / f"{name}.{_ending(unit)}")
     _claim(out, sha256, models)
     left = [{**unit, "index": i} for i, unit in enumerate(units) if not Path(unit["path"]).is_file()]
     failed: dict[int, str] = {}
     if left:
         with ray_session(workers), progress(len(left), "making", "item") as bar:
-            for result in map_batches(left, partial(Maker, models), batch, workers, num_gpus=gpus):
+            for result in map_batches(left, partial(BatchMaker, models), batch, workers, num_gpus=gpus):
                 if result["error"]:
                     failed[result["index"]] = result["error"]
                 bar.update(1)
     return Outcome(len(left) - len(failed), len(units) - len(left), failed)
 
 
-class Maker:
+class BatchMaker:
     """Makes a batch of items at a time; an item that cannot be made fails alone."""
 
     def __init__(self, models: Models) -> None:
@@ -83,31 +82,41 @@ class Maker:
 
     def __call__(self, units: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """One result a unit: its index, and the error that it failed with or None."""
-        requests: list[tuple[int, list[Request]]] = []
+        requests: dict[int, list[Request]] = {}
         errors: dict[int, str] = {}
         for place, unit in enumerate(units):
             try:
-                asked = self._requests(unit)
-                for request in asked:
-                    self._generator.prepare(request)
-                requests.append((place, asked))
+                requests[place] = self._requests(unit)
             except MomuError as error:
                 errors[place] = str(error)
-        samples = iter(self._generator.generate([one for _, asked in requests for one in asked]))
-        for place, asked in requests:
-            made = [next(samples) for _ in asked]
+        made = self._made(list(requests.values()))
+        for place, samples in zip(requests, made, strict=True):
             try:
-                self._write(units[place], made)
+                if isinstance(samples, MomuError):
+                    raise samples
+                self._write(units[place], samples)
             except MomuError as error:
                 errors[place] = str(error)
         return [{"index": unit["index"], "error": errors.get(place)} for place, unit in enumerate(units)]
 
     def _requests(self, unit: dict[str, Any]) -> list[Request]:
+        """What is asked for an item, as the generator takes it. Raises what stands against it."""
         settings = _settings(unit)
         inputs = read_inputs(unit["task"], unit["input"], unit["settings"].get("fps"), settings.seconds)
-        return variations(request_of(unit["task"], settings, inputs), settings.n)
+        requests = variations(request_of(unit["task"], settings, inputs), settings.n)
+        for request in requests:
+            self._generator.prepare(request)
+        return requests
 
-    def _write(self, unit: dict[str, Any], samples: Sequence[Any]) -> None:
+    def _made(self, asked: Sequence[list[Request]]) -> list[list[Sample] | MomuError]:
+        """The samples of each item, or what went wrong with them; where one does, each is made by itself."""
+        try:
+            samples = iter(self._generator.generate([request for one in asked for request in one]))
+        except MomuError as error:
+            return [error] if len(asked) == 1 else [made for one in asked for made in self._made([one])]
+        return [[next(samples) for _ in one] for one in asked]
+
+    def _write(self, unit: dict[str, Any], samples: Sequence[Sample]) -> None:
         origin = {"weights": dict(self._generator.models.origins)}
         made = encoded(samples, _settings(unit).format, origin)
         with whole(Path(unit["path"])) as path:
@@ -122,14 +131,13 @@ def _unit(number: int, item: dict[str, Any]) -> dict[str, Any]:
     try:
         _settings(unit)
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise DataError(f"item {number} of the manifest cannot be made ({faults}).") from None
+        raise DataError(f"item {number} of the manifest cannot be made ({faults(error.errors())}).") from None
     return unit
 
 
 def _settings(unit: dict[str, Any]) -> Settings:
     task: Task = unit["task"]
-    return _SETTINGS[task](**unit["settings"])
+    return SETTINGS[task](**unit["settings"])
 
 
 def _ending(unit: dict[str, Any]) -> str:
@@ -142,9 +150,16 @@ def _claim(out: Path, sha256: str, models: Models) -> None:
     path = out / RECORD
     mine = {"manifest_sha256": sha256, "checkpoints": list(models.checkpoints), "vocoder": models.vocoder}
     if not path.exists():
-        with naming(path):
-            path.write_text(json.dumps(mine, indent=2) + "\n")
-    elif json.loads(path.read_text()) != mine:
+        with whole(path) as temporary:
+            temporary.write_text(json.dumps(mine, indent=2) + "\n")
+    elif _record(path) != mine:
         raise DataError(
             f"{out} is for results of another manifest or of other models; give another folder, or delete {path} to mix them."
         )
+
+
+def _record(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError:
+        return None  # nothing of ours

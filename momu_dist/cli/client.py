@@ -203,9 +203,10 @@ def _submit(client: Client, items: list[dict[str, Any]], folder: Path, url: str,
 
 def _follow(job: Job, items: list[dict[str, Any]], folder: Path, url: str) -> None:
     """Wait for the job with a bar of its sampler steps, fetch what is done, and raise for what is not."""
+    from momu_dist.client.asking import steps_of
     from momu_dist.data.progress import progress
 
-    with progress(sum(_steps(item) for item in items), "sampling", "step") as bar:
+    with progress(sum(map(steps_of, items)), "sampling", "step") as bar:
 
         def on_progress(state: JobState) -> None:
             bar.set_postfix(
@@ -226,10 +227,3 @@ def _follow(job: Job, items: list[dict[str, Any]], folder: Path, url: str) -> No
         f"{len(missing)} of {len(items)} items of job {job.id} were not made, for the reasons above; mend them and submit "
         "them as a manifest of their own."
     )
-
-
-def _steps(item: dict[str, Any]) -> int:
-    """How much of the bar an item is."""
-    from momu_dist.client.asking import DEFAULT_STEPS
-
-    return int(item.get("steps") or DEFAULT_STEPS) * int(item.get("n") or 1)

@@ -12,6 +12,7 @@ from momu_dist.errors import ConfigError, DataError
 PATHS = {"m2a": "motion-to-music", "a2m": "music-to-motion", "joint": "joint"}
 SETTINGS = ("format", "seconds", "seed", "n", "steps", "sampler", "guidance", "gamma", "fps", "file")
 DEFAULT_FORMAT, DEFAULT_STEPS = "mp4", 50
+DDPM_STEPS = 1000
 ENDINGS = {
     "audio/wav": "wav",
     "application/octet-stream": "npz",
@@ -57,8 +58,10 @@ def checked_item(number: int, item: Mapping[str, Any]) -> tuple[dict[str, Any], 
             raise DataError(f"its input is {source!r}, expected a path.")
         path = None if source is None else Path(source)
         line = {"task": item.get("task"), **checked_query(item.get("task"), path, settings)}
-        if item.get("id") is not None:
-            line["id"] = item["id"]
+        if (id := item.get("id")) is not None:
+            if not isinstance(id, str):
+                raise DataError(f"its id is {id!r}, expected a text.")
+            line["id"] = id
         json.dumps(line, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise DataError(
@@ -100,6 +103,12 @@ def format_of(path: Path, settings: Mapping[str, Any]) -> str:
 def is_several(settings: Mapping[str, Any]) -> bool:
     """Whether several samples are asked for, which come as a zip."""
     return settings.get("n") not in (None, 1)
+
+
+def steps_of(item: Mapping[str, Any]) -> int:
+    """How many sampler steps all samples of an item take; ddpm takes those of its schedule, whatever `steps` says."""
+    steps = DDPM_STEPS if item.get("sampler") == "ddpm" else item.get("steps") or DEFAULT_STEPS
+    return int(steps) * int(item.get("n") or 1)
 
 
 def _either(names: Any) -> str:

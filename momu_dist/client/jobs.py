@@ -107,7 +107,7 @@ class Job:
         self._claim(folder)
         items = list(self.items())
         paths = {}
-        for item, name in zip(items, names_of(items), strict=True):
+        for item, name in zip(items, names_of([(item.index, item.id) for item in items]), strict=True):
             if item.state == "done":
                 paths[item.index] = _present(folder / name, item.bytes) or self._fetch(folder / name, item)
                 if on_file is not None:
@@ -166,18 +166,18 @@ def write(response: requests.Response, path: Path, size: int | None = None) -> N
         temporary.unlink(missing_ok=True)
 
 
-def names_of(items: Sequence[ItemState]) -> list[str]:
-    """A name without ending for each item's file, unlike all others also where case does not count."""
+def names_of(items: Sequence[tuple[int, str | None]]) -> list[str]:
+    """A name without ending for the file of each item (index, id), unlike all others also where case does not count."""
     width = len(str(len(items) - 1))
     names = [
-        re.sub(r"[^\w.-]+", "_", item.id or "").strip("._-")[:NAME_LETTERS] or f"{item.index:0{width}}"
-        for item in items
+        re.sub(r"[^\w.-]+", "_", id or "").strip("._-")[:NAME_LETTERS] or f"{index:0{width}}"
+        for index, id in items
     ]
     count = Counter(name.casefold() for name in names)
     taken: set[str] = {name for name, n in count.items() if n == 1}
-    for place, item in enumerate(items):
+    for place, (index, _) in enumerate(items):
         if count[names[place].casefold()] > 1:
-            name = f"{names[place]}-{item.index}"
+            name = f"{names[place]}-{index}"
             while name.casefold() in taken:
                 name += "_"
             taken.add(name.casefold())

@@ -26,7 +26,10 @@ _STREAMED_WAV = 0x7FFFF000  # sizes from here on are placeholders of programs th
 
 
 def read_audio(
-    source: str | Path | bytes, sample_rate: int = 16000, longest_s: float | None = None
+    source: str | Path | bytes,
+    sample_rate: int = 16000,
+    longest_s: float | None = None,
+    cut_s: float | None = None,
 ) -> NDArray[np.float32]:
     """The sound of a file (n,), float32, mono (mean of the channels), resampled to `sample_rate` Hz.
 
@@ -34,14 +37,15 @@ def read_audio(
     first sound track. Decoded by PyAV, resampled by soxr at its high quality (through librosa); full scale is
     1. Raises DataError, in one sentence, if the file is missing, empty, no media, without sound, damaged,
     shorter than its header says, of a rate that no sound has, longer than `longest_s` (which stops reading there), or
-    holds values that are not finite. Never returns an empty array.
+    holds values that are not finite. With `cut_s` reading stops soon after so many seconds, whatever follows them,
+    and `longest_s` plays no part. Never returns an empty array.
     """
     name = "audio bytes" if isinstance(source, bytes) else str(source)
     content = _content(source, name)
     missing_s = _wav_shortfall_s(content)
     if missing_s > _MISSING_S:
         raise DataError(_truncated(name, f"its header promises {missing_s:.2f} s more than there are"))
-    wav, rate = _decode(content, name, longest_s)
+    wav, rate = _decode(content, name, longest_s, cut_s)
     if not np.isfinite(wav).all():
         raise DataError(
             f"{name} holds samples that are not finite, expected numbers; export it again or leave it out."
@@ -120,8 +124,10 @@ def _is_no_file(path: Path) -> str:
     return "is a device or a pipe, no file" if path.exists() else "does not exist"
 
 
-def _decode(content: bytes, name: str, longest_s: float | None) -> tuple[NDArray[np.float32], int]:
-    """Mono samples at the file's own rate, and that rate; raises DataError if anything is missing."""
+def _decode(
+    content: bytes, name: str, longest_s: float | None, cut_s: float | None
+) -> tuple[NDArray[np.float32], int]:
+    """Mono samples at the file's own rate, and that rate; raises DataError if anything is missing before the cut."""
     try:
         with av.open(io.BytesIO(content), metadata_errors="ignore", options=_NOTHING_ELSE) as container:
             if not container.streams.audio:
@@ -138,7 +144,11 @@ def _decode(content: bytes, name: str, longest_s: float | None) -> tuple[NDArray
             for chunk in _mono_chunks(container, stream):
                 chunks.append(chunk)
                 n += len(chunk)
-                if longest_s is not None and n > (longest_s + _MISSING_S) * rate:
+                if cut_s is not None:
+                    if n >= cut_s * rate:
+                        promised_s = 0.0
+                        break
+                elif longest_s is not None and n > (longest_s + _MISSING_S) * rate:
                     raise DataError(
                         f"{name} is longer than {longest_s:g} s, the most that is taken; cut it, or where seconds "
                         "(--seconds) are asked for, say how much of it to take."

@@ -171,9 +171,8 @@ def _load(path: Path) -> Any:
         if isinstance(loaded, np.ndarray) != (path.suffix == ".npy"):
             raise ValueError("its ending says another kind than it is")
         return dict(loaded) if path.suffix == ".npz" else loaded
-    except (
-        Exception
-    ) as error:  # foreign bytes: zip, zlib and NumPy's parser of Python text raise what they like
+    except Exception as error:
+        # Foreign bytes: zipfile, zlib and NumPy's parser of Python text raise what they like.
         # NumPy's own message advises to load pickled objects, which may run anything.
         found = "it holds pickled objects" if "pickle" in str(error) else " ".join(str(error).split())[:200]
         raise DataError(f"{path} is no plain NumPy file ({found}), expected motion as {_FORMATS}.") from error

@@ -17,12 +17,13 @@ from starlette.exceptions import HTTPException
 from momu_dist import __version__
 from momu_dist.errors import DiskError, MomuError
 from momu_dist.inference.request import Task
+from momu_dist.serving.faults import faults
 from momu_dist.serving.items import MEDIA_TYPES, PATHS, ZIP, FromMotion, FromMusic, Joint, Settings
 from momu_dist.serving.jobs_api import jobs_router
 from momu_dist.serving.making import Made
 from momu_dist.serving.metrics import Metrics
-from momu_dist.serving.service import Busy, Late, Service, Unavailable
-from momu_dist.serving.wire import BODY, ERRORS, body_of, sentence
+from momu_dist.serving.service import Busy, Gone, Late, Service, Unavailable
+from momu_dist.serving.wire import BODY, ERRORS, body_of
 
 _log = logging.getLogger(__name__)
 
@@ -119,10 +120,7 @@ async def _input_of(service: Service, task: Task, settings: Settings, request: R
     name = getattr(settings, "file", None)
     if name is None:
         return await body_of(request, service.settings.max_body_mb)
-    path = service.store.file(name)
-    if path is None:
-        raise HTTPException(404, f"there is no file {name}, expected the id of an upload; upload it again.")
-    return path.read_bytes()
+    return await service.uploaded(name)
 
 
 def _file(made: Made, settings: Settings) -> Response:
@@ -166,7 +164,7 @@ def _say_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        return say(422, sentence(error.errors()))
+        return say(422, f"the request cannot be used: {faults(error.errors())}.")
 
     @app.exception_handler(MomuError)
     async def momu(_: Request, error: MomuError) -> JSONResponse:
@@ -175,7 +173,7 @@ def _say_errors(app: FastAPI) -> None:
         if isinstance(error, DiskError):  # says where the service keeps things
             _log.error("%s", error)
             return say(503, "the service cannot write to its disk; try again later.", {"Retry-After": "60"})
-        return say(504 if isinstance(error, Late) else 422, str(error))
+        return say({Late: 504, Gone: 404}.get(type(error), 422), str(error))
 
     @app.exception_handler(Unavailable)
     async def unavailable(_: Request, error: Unavailable) -> JSONResponse:

@@ -25,7 +25,7 @@ from ray.serve.handle import DeploymentHandle
 from momu_dist.errors import ConfigError, DataError, DiskError, MomuError
 from momu_dist.inference.request import Task
 from momu_dist.serving.api import create_app, with_lifespan
-from momu_dist.serving.items import FromMotion, FromMusic, Joint, Settings
+from momu_dist.serving.items import SETTINGS, Settings
 from momu_dist.serving.making import Made, Maker, Progress
 from momu_dist.serving.reading import read_bytes
 from momu_dist.serving.runner import Runner
@@ -36,20 +36,19 @@ from momu_dist.serving.store import Store
 
 _log = logging.getLogger(__name__)
 
-# A request whose replica dies is made again by another one: the same seed gives the same sample.
-_TRIES = 3
 _READERS = 4
 # Calls of a replica beside what it makes, so that it tells of its models also when it is full.
 _SPARE_CALLS = 16
 _EXPIRE_S = 600.0
-_SETTINGS: dict[Task, type[Settings]] = {"a2m": FromMusic, "m2a": FromMotion, "joint": Joint}
 
 
 @ray.remote(num_cpus=0, max_retries=0)
-def read_upload(task: Task, content: bytes, fps: float | None, longest_s: float) -> dict[str, Any] | str:
+def read_upload(
+    task: Task, content: bytes, fps: float | None, longest_s: float, seconds: float | None
+) -> dict[str, Any] | str:
     """The request fields of an upload, or the sentence about it; in a process whose end ends nothing else."""
     try:
-        return read_bytes(task, content, fps, longest_s)
+        return read_bytes(task, content, fps, longest_s, seconds)
     except MomuError as error:
         return str(error)
 
@@ -76,7 +75,7 @@ class Sampler:
         self, task: Task, values: dict[str, Any], inputs: dict[str, Any]
     ) -> AsyncIterator[Progress | Made | str]:
         """Progress now and then, and at last what was made, or the sentence that says why it was not."""
-        settings = _SETTINGS[task](**values)
+        settings = SETTINGS[task](**values)
         try:
             async with contextlib.aclosing(
                 self._maker.make(self._current.generator, task, settings, inputs)  # type: ignore[type-var]
@@ -97,17 +96,18 @@ class Sampler:
 
 
 class Replicas:
-    """The backend of the service: uploads are read by tasks, samples made by replicas."""
+    """The service's `Backend`: uploads are read by tasks, samples made by replicas."""
 
     def __init__(self, sampler: DeploymentHandle) -> None:
         self._make = sampler.options(method_name="make", stream=True)
         self._describe = sampler.describe
         self._readers = asyncio.Semaphore(_READERS)
 
-    async def read(self, task: Task, content: bytes, fps: float | None, longest_s: float) -> dict[str, Any]:
-        """The request fields of an upload. Raises DataError for what cannot be used, also where it ends its reader."""
+    async def read(
+        self, task: Task, content: bytes, fps: float | None, longest_s: float, seconds: float | None
+    ) -> dict[str, Any]:
         async with self._readers:
-            reading = read_upload.remote(task, content, fps, longest_s)
+            reading = read_upload.remote(task, content, fps, longest_s, seconds)
             try:
                 found = await reading
             except (WorkerCrashedError, RayOutOfMemoryError) as error:
@@ -121,24 +121,19 @@ class Replicas:
     async def make(
         self, task: Task, settings: Settings, inputs: dict[str, Any]
     ) -> AsyncIterator[Progress | Made]:
-        """What a replica says of an item; another one takes over from one that dies."""
-        values = settings.model_dump(include=set(_SETTINGS[task].model_fields))
-        for _ in range(_TRIES):
-            stream = self._make.remote(task, values, inputs)
-            try:
-                async for word in stream:
-                    if isinstance(word, str):
-                        raise DataError(word)
-                    yield word
-                return
-            except RayActorError:
-                await asyncio.sleep(0.5)
-            finally:
-                stream.cancel()
-        raise Unavailable("the replicas that tried it ended; try again.")
+        values = settings.model_dump(include=set(SETTINGS[task].model_fields))
+        stream = self._make.remote(task, values, inputs)
+        try:
+            async for word in stream:
+                if isinstance(word, str):
+                    raise DataError(word)
+                yield word
+        except RayActorError as error:
+            raise Unavailable("the replicas that tried it ended; try again.") from error
+        finally:
+            stream.cancel()
 
     async def describe(self) -> dict[str, Any]:
-        """What new requests are made with. Raises Unavailable while no replica is up."""
         try:
             async with asyncio.timeout(10):
                 return dict(await self._describe.remote())

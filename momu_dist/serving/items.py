@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from momu_dist.inference.request import MAX_SECONDS, MIN_SECONDS, Request, Task
+from momu_dist.serving.store_schema import DDPM_STEPS, steps_of
 
 Format = Literal["wav", "npz", "json", "bvh", "csv", "mp4", "png"]
 MEDIA_TYPES: dict[Format, str] = {
@@ -36,9 +37,16 @@ class Settings(BaseModel):
     )
     seed: int = Field(0, ge=0, lt=2**63, description="of the noise: the same seed gives the same sample")
     n: int = Field(1, ge=1, le=64, description="number of samples, seeds counted up from `seed`")
-    steps: int = Field(50, ge=1, le=1000, description="sampling steps")
+    steps: int = Field(
+        50, ge=1, le=1000, description=f"sampling steps; ddpm takes {DDPM_STEPS}, whatever is given"
+    )
     sampler: Literal["ddim", "dpm++", "ddpm"] = Field("ddim", description="joint takes ddim or dpm++")
     guidance: float = Field(3.0, ge=-100, le=100, allow_inf_nan=False, description="guidance scale")
+
+    @property
+    def steps_each(self) -> int:
+        """Sampler steps of one sample."""
+        return steps_of({"steps": self.steps, "sampler": self.sampler})
 
 
 class FromMusic(Settings):
@@ -84,8 +92,12 @@ class JointItem(Joint):
     id: str | None = Field(None, max_length=200)
 
 
-Item = Annotated[MusicItem | MotionItem | JointItem, Field(discriminator="task")]
+ITEM: TypeAdapter[Any] = TypeAdapter(
+    Annotated[MusicItem | MotionItem | JointItem, Field(discriminator="task")]
+)
 """One line of a batch."""
+SETTINGS: dict[Task, type[Settings]] = {"a2m": FromMusic, "m2a": FromMotion, "joint": Joint}
+"""What may be set for each task."""
 
 
 def request_of(task: Task, settings: Settings, inputs: dict[str, Any]) -> Request:

@@ -11,17 +11,15 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
 from momu_dist.errors import DataError
-from momu_dist.serving.items import MEDIA_TYPES, ZIP, Item
+from momu_dist.serving.faults import faults
+from momu_dist.serving.items import ITEM, MEDIA_TYPES, ZIP
 from momu_dist.serving.service import Busy, Service
 from momu_dist.serving.store_schema import ItemState, JobState
-from momu_dist.serving.wire import BODY, ERRORS, body_of, sentence
-
-_ITEM: TypeAdapter[Any] = TypeAdapter(Item)
-_MOST_ERRORS = 100
+from momu_dist.serving.wire import BODY, ERRORS, body_of
 
 T = TypeVar("T")
 Index = Annotated[int, Query(ge=0, lt=2**53)]
@@ -162,10 +160,10 @@ def _lines(service: Service, content: bytes) -> Iterator[dict[str, Any]]:
         )
     for i, line in lines:
         try:
-            item = _ITEM.validate_python(json.loads(line))
+            item = ITEM.validate_python(json.loads(line))
             service.check(item)
         except ValidationError as error:
-            raise DataError(f"line {i}: {sentence(error.errors())}") from None
+            raise DataError(f"line {i} cannot be used: {faults(error.errors())}.") from None
         except (ValueError, RecursionError):
             raise DataError(f"line {i} is not JSON, expected an object such as {_EXAMPLE}.") from None
         except DataError as error:
@@ -190,7 +188,7 @@ def _job(state: JobState) -> JobOut:
         expires=_time(state.expires),
         items={str(name): n for name, n in state.items.items()},
         progress=state.progress,
-        errors=[_item(one) for one in state.errors[:_MOST_ERRORS]],
+        errors=[_item(one) for one in state.errors],
     )
 
 

@@ -62,7 +62,7 @@ class Maker:
         """
         requests = variations(request_of(task, settings, inputs), settings.n)
         prepared = [await self._aside(partial(generator.prepare, r)) for r in requests]
-        done, total = [0] * len(requests), [settings.steps] * len(requests)
+        done, total = [0] * len(requests), [settings.steps_each] * len(requests)
 
         def hear(i: int) -> Callable[[int, int], None]:
             def on_progress(now: int, n_steps: int) -> None:

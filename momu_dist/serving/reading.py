@@ -6,6 +6,7 @@ Nothing here knows where a file came from, and no sentence about it says where i
 from __future__ import annotations
 
 import logging
+import math
 import zipfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,13 +24,17 @@ _log = logging.getLogger(__name__)
 MAX_UNPACKED_BYTES = 256 * 2**20
 # Text takes some 20 times its size once it is parsed.
 MAX_JSON_BYTES = 32 * 2**20
+# Read beyond what is asked for, so that resampling, which looks ahead, gives there what it gives of the whole.
+_BEYOND_S, _BEYOND_FRAMES = 1.0, 8
 
 
-def read_bytes(task: Task, content: bytes, fps: float | None, longest_s: float) -> dict[str, Any]:
+def read_bytes(
+    task: Task, content: bytes, fps: float | None, longest_s: float, seconds: float | None = None
+) -> dict[str, Any]:
     """Return the request fields that `content` gives for `task`: `audio`, or `motion_px` and `fps`.
 
-    Motion may be an npz, npy or JSON file, told apart by how it begins. Raises DataError for what cannot be used, and
-    for more than `longest_s`.
+    Motion may be an npz, npy or JSON file, told apart by how it begins. Where `seconds` are asked for, little more than
+    those is read and returned. Raises DataError for what cannot be used, and where they are not, for more than `longest_s`.
     """
     if not content:
         raise DataError(
@@ -42,27 +47,32 @@ def read_bytes(task: Task, content: bytes, fps: float | None, longest_s: float) 
         try:
             if suffix == ".npz":
                 _refuse_bomb(path)
-            return _read(task, path, fps, longest_s)
+            return _read(task, path, fps, longest_s, seconds)
         except DataError as error:
             raise DataError(str(error).replace(str(path), "the upload")) from None
-        except (
-            Exception
-        ) as error:  # whatever foreign bytes make a parser raise is their fault, not the service's
+        except Exception as error:
+            # Whatever foreign bytes make a parser raise is their fault, not the service's.
             _log.exception("an upload for %s broke its parser", task)
             raise DataError("the upload cannot be read, expected a whole file; send another.") from error
 
 
-def _read(task: Task, path: Path, fps: float | None, longest_s: float) -> dict[str, Any]:
+def _read(
+    task: Task, path: Path, fps: float | None, longest_s: float, seconds: float | None
+) -> dict[str, Any]:
+    cut_s = None if seconds is None else seconds + _BEYOND_S
     if task == "a2m":
-        return {"audio": read_audio(path, longest_s=longest_s)}
+        return {"audio": read_audio(path, longest_s=longest_s, cut_s=cut_s)}
     motion = read_motion(path, fps)
-    seconds = len(motion.motion_px) / motion.fps
-    if seconds > longest_s:
+    length_s = len(motion.motion_px) / motion.fps
+    if cut_s is None and length_s > longest_s:
         raise DataError(
-            f"the upload is {seconds:.1f} s long, expected at most {longest_s:g} s; send less, or say with seconds how "
+            f"the upload is {length_s:.1f} s long, expected at most {longest_s:g} s; send less, or say with seconds how "
             "much of it to take."
         )
-    return {"motion_px": fill_gaps(motion.motion_px, motion.conf), "fps": motion.fps}
+    filled = fill_gaps(motion.motion_px, motion.conf)
+    if cut_s is not None and length_s > cut_s:
+        filled = filled[: math.ceil(cut_s * motion.fps) + _BEYOND_FRAMES].copy()  # lets go of the rest
+    return {"motion_px": filled, "fps": motion.fps}
 
 
 def _motion_suffix(content: bytes) -> str:

@@ -5,21 +5,20 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from contextlib import aclosing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from pydantic import TypeAdapter
-
 from momu_dist.errors import DataError, MomuError
 from momu_dist.inference.request import Task
-from momu_dist.serving.items import Item, Settings
+from momu_dist.serving.items import ITEM, Settings
 from momu_dist.serving.making import Made, Progress
+from momu_dist.serving.runner import OnProgress
 from momu_dist.serving.settings import ServiceSettings
 from momu_dist.serving.store import Store, StoredItem
 
-_ITEM: TypeAdapter[Any] = TypeAdapter(Item)
+_TRIES, _PAUSE_S = 3, 0.5
 
 
 class Busy(MomuError):
@@ -34,6 +33,10 @@ class Late(MomuError):
     """A request took longer than it may."""
 
 
+class Gone(DataError):
+    """What an id names is not there, or not any more."""
+
+
 class Unavailable(Exception):
     """Nothing can be made now, through no fault of the request: no replica answers. It may be asked again."""
 
@@ -42,14 +45,15 @@ class Backend(Protocol):
     """Who reads uploads and makes samples: processes of Ray, or a play of them in tests."""
 
     async def read(
-        self, task: Task, content: bytes, fps: float | None, longest_s: float
-    ) -> dict[str, Any]: ...
+        self, task: Task, content: bytes, fps: float | None, longest_s: float, seconds: float | None
+    ) -> dict[str, Any]:
+        """`reading.read_bytes`. Raises DataError, also where the upload ends its reader."""
 
-    def make(
-        self, task: Task, settings: Settings, inputs: dict[str, Any]
-    ) -> AsyncIterator[Progress | Made]: ...
+    def make(self, task: Task, settings: Settings, inputs: dict[str, Any]) -> AsyncIterator[Progress | Made]:
+        """What one replica says of an item. Raises Unavailable where it dies, DataError where it refuses."""
 
-    async def describe(self) -> dict[str, Any]: ...
+    async def describe(self) -> dict[str, Any]:
+        """What new requests are made with. Raises Unavailable while no replica is up."""
 
 
 class Service:
@@ -67,7 +71,7 @@ class Service:
         limits = self.settings
         for name, value, most in (
             ("seconds", settings.seconds or 0.0, limits.max_seconds),
-            ("steps", settings.steps, limits.max_steps),
+            ("steps", settings.steps_each, limits.max_steps),
             ("n", settings.n, limits.max_samples),
         ):
             if value > most:
@@ -94,48 +98,70 @@ class Service:
         """Called when there is something to do for jobs."""
 
     async def answer(self, task: Task, settings: Settings, sent: Awaitable[bytes]) -> Made:
-        """What a request gets, whose body is `sent`. Raises Late past the deadline, and as `make`."""
+        """What a request gets, whose body is `sent`; another replica takes over from one that dies.
+
+        The same seed gives the same sample. Raises Late past the deadline, DataError for an input that cannot be used, and
+        Unavailable.
+        """
         try:
             async with asyncio.timeout(self.settings.deadline_s):
-                return await self.make(task, settings, await sent, lambda done, total: None)
+                inputs = await self._inputs(task, settings, await sent)
+                for _ in range(_TRIES - 1):
+                    with suppress(Unavailable):
+                        return await self._made(task, settings, inputs)
+                    await asyncio.sleep(_PAUSE_S)
+                return await self._made(task, settings, inputs)
         except TimeoutError:
             raise Late(
                 f"it took longer than {self.settings.deadline_s:g} s, the most that a request may take here; "
                 "ask for less, or hand it in as a batch."
             ) from None
 
-    async def make(
-        self, task: Task, settings: Settings, content: bytes, on_progress: Callable[[int, int], None]
-    ) -> Made:
-        """Read the input of one item and make it, telling `on_progress` of sampling steps (done, in all).
+    async def work(self, stored: StoredItem, on_progress: OnProgress) -> tuple[Path, str]:
+        """Make one item of a job: the path of a finished temporary file, and how its name is to end.
 
-        Raises DataError for an input that cannot be used, and Unavailable.
+        One try, as the runner tries again. Raises DataError for the item's own fault; TimeoutError past the deadline and
+        Unavailable are not.
         """
-        inputs: dict[str, Any] = {}
-        if task != "joint":
-            limits = self.settings
-            longest_s = limits.max_seconds if settings.seconds is None else limits.max_input_s
-            inputs = await self.backend.read(task, content, getattr(settings, "fps", None), longest_s)
+        item = ITEM.validate_python(stored.item)
+        async with asyncio.timeout(self.settings.deadline_s):
+            content = b"" if item.task == "joint" else await self.uploaded(item.file)
+            inputs = await self._inputs(item.task, item, content)
+            made = await self._made(item.task, item, inputs, on_progress)
+        return await asyncio.to_thread(self._written, made), made.suffix
+
+    async def uploaded(self, id: str) -> bytes:
+        """The content of an uploaded file. Raises Gone for one that is unknown or has expired."""
+        try:
+            path = await asyncio.to_thread(self.store.file, id)
+            if path is not None:
+                return await asyncio.to_thread(path.read_bytes)
+        except FileNotFoundError:
+            pass  # it expired just now
+        raise Gone(f"there is no file {id}, expected the id of an upload; upload it again.")
+
+    async def _inputs(self, task: Task, settings: Settings, content: bytes) -> dict[str, Any]:
+        if task == "joint":
+            return {}
+        fps = getattr(settings, "fps", None)
+        return await self.backend.read(task, content, fps, self.settings.max_seconds, settings.seconds)
+
+    async def _made(
+        self, task: Task, settings: Settings, inputs: dict[str, Any], on_progress: OnProgress | None = None
+    ) -> Made:
         async with aclosing(self.backend.make(task, settings, inputs)) as said:  # type: ignore[type-var]
             async for word in said:
                 if isinstance(word, Made):
                     return word
-                on_progress(word.done, word.total)
+                if on_progress:
+                    on_progress(word.done, word.total)
         raise Unavailable("the models stopped without an answer; try again.")
-
-    async def work(self, stored: StoredItem, on_progress: Callable[[int, int], None]) -> tuple[Path, str]:
-        """Make one item of a job: the path of a finished temporary file, and how its name is to end."""
-        item = _ITEM.validate_python(stored.item)
-        content = b""
-        if item.task != "joint":
-            path = self.store.file(item.file)
-            if path is None:
-                raise DataError(f"file {item.file} is gone, expected it until the job ends; upload it again.")
-            content = await asyncio.to_thread(path.read_bytes)
-        made = await self.make(item.task, item, content, on_progress)
-        return await asyncio.to_thread(self._written, made), made.suffix
 
     def _written(self, made: Made) -> Path:
         path = self.store.temporary()
-        path.write_bytes(made.content)
+        try:
+            path.write_bytes(made.content)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
         return path

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from momu_dist.errors import ConfigError
+from momu_dist.serving.faults import faults
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
@@ -51,8 +52,6 @@ class ServiceSettings(BaseModel):
     max_samples: Count = 8
     """Samples of one item."""
     max_body_mb: Seconds = 64.0
-    max_input_s: Seconds = 3600.0
-    """Sound or motion that is decoded in order to be cut by `seconds`."""
 
     max_items: Count = 10_000
     """Items of one job."""
@@ -69,6 +68,7 @@ def settings_from(values: dict[str, Any]) -> ServiceSettings:
     try:
         return ServiceSettings(**values)
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         known = ", ".join(ServiceSettings.model_fields)
-        raise ConfigError(f"the service's settings cannot be used ({faults}); it knows {known}.") from error
+        raise ConfigError(
+            f"the service's settings cannot be used ({faults(error.errors())}); it knows {known}."
+        ) from error

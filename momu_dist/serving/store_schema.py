@@ -13,6 +13,9 @@ State = Literal["queued", "running", "done", "failed", "cancelled"]
 Stage = Literal["queued", "running", "done", "cancelled"]
 STATES: tuple[State, ...] = ("queued", "running", "done", "failed", "cancelled")
 
+DDPM_STEPS = 1000
+"""Of its schedule, all of which ddpm takes whatever is asked for."""
+
 LOCK_S = 5.0  # a service that is being replaced may take a moment to go
 
 VERSION = 1
@@ -141,5 +144,6 @@ def stage_of(items: dict[State, int]) -> Stage:
 
 
 def steps_of(item: dict[str, Any]) -> int:
-    """Return how many sampler steps the samples of an item take together."""
-    return max(int(item.get("steps", 1)) * int(item.get("n", 1)), 1)
+    """Return how many sampler steps the samples of an item take together; ddpm takes its own number of them."""
+    steps = DDPM_STEPS if item.get("sampler") == "ddpm" else int(item.get("steps", 1))
+    return max(steps * int(item.get("n", 1)), 1)

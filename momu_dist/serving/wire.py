@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from fastapi import Request
@@ -54,14 +53,3 @@ async def body_of(request: Request, most_mb: float) -> bytes:
 
 def _too_large(most_mb: float) -> HTTPException:
     return HTTPException(413, f"the body is too large, expected at most {most_mb:g} MB; send less.")
-
-
-def sentence(errors: Sequence[Any]) -> str:
-    """What pydantic found, as one sentence without the values it was given."""
-    faults = []
-    for error in errors[:5]:
-        where = error["loc"][1:] if error["loc"][:1] in (("query",), ("path",), ("body",)) else error["loc"]
-        place = ".".join(map(str, where))
-        faults.append(f"{place}: {error['msg']}" if place else error["msg"])
-    more = f" and {len(errors) - 5} more" if len(errors) > 5 else ""
-    return f"the request cannot be used: {'; '.join(faults)}{more}."

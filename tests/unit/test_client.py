@@ -15,7 +15,7 @@ from typing import Any, get_args
 import pytest
 
 from momu_dist.client import Client, Job, ServiceError, asking
-from momu_dist.client.jobs import RECORD, ItemState, names_of
+from momu_dist.client.jobs import RECORD, names_of
 from momu_dist.errors import ConfigError, DataError, MomuError
 
 A2M = "/v1/generate/music-to-motion"
@@ -56,6 +56,7 @@ def test_importing_it_takes_none_of_the_services_libraries() -> None:
 
 def test_it_knows_the_settings_formats_and_paths_of_the_service() -> None:
     from momu_dist.serving import items
+    from momu_dist.serving.store_schema import steps_of
 
     names = {name for kind in (items.FromMusic, items.FromMotion, items.Joint) for name in kind.model_fields}
     assert set(asking.SETTINGS) == names
@@ -64,6 +65,15 @@ def test_it_knows_the_settings_formats_and_paths_of_the_service() -> None:
     types = {form: kind.partition(";")[0] for form, kind in items.MEDIA_TYPES.items()}
     assert {ending: kind for kind, ending in asking.ENDINGS.items()} == {**types, "zip": items.ZIP}
     assert items.Settings().format == asking.DEFAULT_FORMAT and items.Settings().steps == asking.DEFAULT_STEPS
+    for settings in (
+        {},
+        {"steps": 20, "n": 3},
+        {"steps": 20, "sampler": "dpm++"},
+        {"steps": 20, "sampler": "ddpm", "n": 2},
+    ):
+        own = items.Settings.model_validate(settings)
+        assert asking.steps_of(settings) == steps_of(own.model_dump()) == own.n * own.steps_each
+    assert asking.steps_of({"steps": 20, "sampler": "ddpm", "n": 2}) == 2000
 
 
 def test_generate_sends_the_input_and_what_is_set(client: Client, stub: Any, song: Path) -> None:
@@ -583,8 +593,7 @@ def test_all_pages_of_items_are_read(client: Client, stub: Any) -> None:
     ],
 )
 def test_names_are_safe_and_unlike_each_other(ids: list[str | None], names: list[str]) -> None:
-    items = [ItemState(index, id, "done", None, 1.0, 1) for index, id in enumerate(ids)]
-    assert names_of(items) == names
+    assert names_of(list(enumerate(ids))) == names
 
 
 def test_a_batch_of_the_python_interface_ends_as_files(

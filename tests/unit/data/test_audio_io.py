@@ -199,6 +199,16 @@ def test_sound_longer_than_is_taken_is_refused(tmp_path: Path) -> None:
         read_audio(tmp_path / "a.wav", longest_s=4.0)
 
 
+def test_what_follows_the_cut_is_not_read(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.flac", np.zeros(50 * 8000), 8000)
+    content = (tmp_path / "a.flac").read_bytes()
+    for source in (content, content[: len(content) // 2]):
+        assert 3.0 <= len(read_audio(source, cut_s=3.0)) / 16000 < 4.0
+    assert len(read_audio(content, cut_s=60.0)) == 50 * 16000
+    with pytest.raises(DataError, match="truncated"):
+        read_audio(content[: len(content) // 2], cut_s=60.0)
+
+
 def test_a_device_is_not_called_missing() -> None:
     with pytest.raises(DataError, match="/dev/null is a device or a pipe"):
         read_audio("/dev/null")

@@ -25,15 +25,20 @@ Open = Callable[..., Any]
 
 
 class Played:
-    """A backend that answers `"<task>:<seed>"`; what it is to do besides is set on it."""
+    """A backend that answers `"<task>:<seed>"`; what it is to do besides is set on it (`deaths`: how often it dies)."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[Task, Settings]] = []
+        self.read_as: list[tuple[float | None, float, float | None]] = []
         self.hold: asyncio.Event | None = None
         self.closed = 0
         self.fault: Exception | None = None
+        self.deaths = 0
 
-    async def read(self, task: Task, content: bytes, fps: float | None, longest_s: float) -> dict[str, Any]:
+    async def read(
+        self, task: Task, content: bytes, fps: float | None, longest_s: float, seconds: float | None
+    ) -> dict[str, Any]:
+        self.read_as.append((fps, longest_s, seconds))
         if not content.startswith(b"good"):
             raise DataError("the upload is no music, expected some; send another.")
         return {"content": content, "fps": fps}
@@ -48,6 +53,9 @@ class Played:
                 await self.hold.wait()
             if self.fault:
                 raise self.fault
+            if self.deaths:
+                self.deaths -= 1
+                raise Unavailable("the replica ended")
             recipe = {"task": task, "seed": settings.seed, "onsets_s": [0.1], "kinematic_beats_s": [0.2]}
             yield Made(
                 f'"{task}:{settings.seed}"'.encode(), "zip" if settings.n > 1 else settings.format, [recipe]

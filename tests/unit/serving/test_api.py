@@ -63,6 +63,7 @@ def test_several_samples_come_as_a_zip(opened) -> None:
         (A2M, {"steps": 0}, GOOD, 422, "steps"),
         (A2M, {"guidance": "inf"}, GOOD, 422, "guidance"),
         (A2M, {"seed": 2**64}, GOOD, 422, "seed"),
+        (A2M, {"sampler": "ddpm", "steps": 5}, GOOD, 422, "steps is 1000, expected at most 500 here"),
         (A2M, {"n": 9}, GOOD, 422, "at most 8 here"),
         (A2M, {"format": "exe"}, GOOD, 422, "format"),
         (A2M, {"gamma": 0.5}, GOOD, 422, "gamma"),
@@ -76,7 +77,7 @@ def test_several_samples_come_as_a_zip(opened) -> None:
     ],
 )
 def test_what_is_refused_is_said_in_a_sentence(opened, played, path, query, body, status, said) -> None:
-    with opened(max_body_mb=1) as client:
+    with opened(max_body_mb=1, max_steps=500) as client:
         answer = client.post(path, params=query, content=body)
     assert answer.status_code == status and said in answer.json()["error"]
     assert "\n" not in answer.json()["error"] and "/state" not in answer.text
@@ -145,6 +146,34 @@ def test_no_models_are_503(opened, played) -> None:
         assert client.get("/v1/models").json()["limits"]["max_seconds"] == 120
 
 
+def test_another_replica_takes_over_a_request_and_the_runner_an_item(opened, played) -> None:
+    with opened() as client:
+        played.deaths = 2
+        assert client.post(JOINT, params={"seconds": 4}).status_code == 200
+        played.deaths = 3
+        assert client.post(JOINT, params={"seconds": 4}).status_code == 503
+        assert len(played.asked) == 6
+        played.deaths = 4
+        job = job_of(client, {"task": "joint", "seconds": 4})
+        state = until(lambda: (s := client.get(f"/v1/jobs/{job}").json())["state"] == "done" and s)
+        assert state["items"]["failed"] == 1 and len(played.asked) == 6 + 4
+
+
+def test_an_item_past_the_deadline_is_tried_again(opened, played) -> None:
+    with opened(deadline_s=0.1) as client:
+        played.hold = asyncio.Event()
+        job = job_of(client, {"task": "joint", "seconds": 4})
+        state = until(lambda: (s := client.get(f"/v1/jobs/{job}").json())["state"] == "done" and s)
+        assert len(played.asked) == played.closed == 4 and "TimeoutError" in state["errors"][0]["error"]
+
+
+def test_an_input_is_read_as_far_as_is_asked(opened, played) -> None:
+    with opened(max_seconds=50) as client:
+        client.post(A2M, content=GOOD)
+        client.post(M2A, params={"seconds": 8, "fps": 30}, content=GOOD)
+    assert played.read_as == [(None, 50, None), (30, 50, 8)]
+
+
 def test_a_token_guards_all_but_health(opened) -> None:
     token = "f" * 32
     with opened(token=token) as client:
@@ -183,6 +212,8 @@ def test_an_upload_serves_many_requests(opened) -> None:
             answer = client.post(A2M, params={"file": kept.json()["id"], "seed": seed})
             assert answer.json() == f"a2m:{seed}"
         assert client.post("/v1/files", content=b"").status_code == 422
+        client.service.store.file(kept.json()["id"]).unlink()  # it expires between two looks
+        assert client.post(A2M, params={"file": kept.json()["id"]}).status_code == 404
 
 
 def test_a_job_is_made_and_fetched(opened) -> None:

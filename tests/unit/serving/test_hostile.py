@@ -25,6 +25,8 @@ from schemathesis.specs.openapi.checks import (
     unsupported_method,
 )
 
+from momu_dist.core.audio.mel import MEL_RATE_HZ
+from momu_dist.core.motion.cleaning import resample_to_grid
 from momu_dist.data.audio_io import encode_flac
 from momu_dist.errors import DataError
 from momu_dist.serving.reading import read_bytes
@@ -282,6 +284,20 @@ def sockets() -> set[str]:
     return {one for one in found if one.startswith("socket:")}
 
 
+@pytest.mark.parametrize("fps", [62.5, 30.0, 4.0])
+def test_what_is_cut_gives_what_the_whole_gives(fps: float) -> None:
+    """The sample of an upload does not depend on how much of it was read."""
+    whole = read_bytes("m2a", motion(frames=500), fps, 1e4)["motion_px"]
+    cut = read_bytes("m2a", motion(frames=500), fps, 1e4, 5.0)["motion_px"]
+    assert len(cut) < len(whole)
+    n = round(5.0 * MEL_RATE_HZ)
+    np.testing.assert_array_equal(*(resample_to_grid(one, fps, n) for one in (cut, whole)))
+    music = wav(seconds=20.0, rate=44_100)
+    cut, whole = (read_bytes("a2m", music, None, 100.0, seconds)["audio"] for seconds in (5.0, None))
+    assert len(cut) < len(whole)
+    np.testing.assert_allclose(cut[: 5 * 16_000], whole[: 5 * 16_000], atol=1e-6)
+
+
 def test_what_breaks_a_parser_is_told_from_what_is_wrong(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -301,6 +317,8 @@ def test_files_that_are_right_are_read() -> None:
     for content in (motion(), frames()):
         found = read_bytes("m2a", content, None, 60.0)
         assert found["motion_px"].shape[1:] == (14, 2) and found["fps"] in (62.5, 25.0)
+    assert len(read_bytes("a2m", encode_flac(np.zeros(16_000 * 200)), None, 1.0, 2.0)["audio"]) < 3.5 * 16_000
+    assert len(read_bytes("m2a", motion(frames=1000), None, 1.0, 2.0)["motion_px"]) < 3.5 * 62.5
     with pytest.raises(DataError, match="at most 1 s"):
         read_bytes("m2a", motion(), None, 1.0)
     with pytest.raises(DataError, match="longer than 1 s"):
