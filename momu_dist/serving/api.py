@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 import logging
@@ -12,6 +13,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException
 
 from momu_dist import __version__
@@ -27,11 +29,12 @@ from momu_dist.serving.wire import BODY, ERRORS, body_of
 
 _log = logging.getLogger(__name__)
 
+_BEARER = HTTPBearer(auto_error=False, description="the token of the service's token_file")
 _NO_BEATS = ("onsets_s", "kinematic_beats_s")
 
 
 def create_app(service: Service, token: str | None = None, lifespan: Any = None) -> FastAPI:
-    """The application over `service`; with `token` all but the health pages ask for it as a bearer."""
+    """The application over `service`. With `token` all pages ask for it as a bearer, but health and the interface's own."""
     metrics = Metrics(service)
     app = FastAPI(title="momu_dist", version=__version__, lifespan=lifespan)
     guard = [Depends(_guard(token))] if token else []
@@ -91,7 +94,7 @@ def _models_router(service: Service, metrics: Metrics) -> APIRouter:
     @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def prometheus() -> Response:
         """Counters in Prometheus' text format."""
-        return Response(metrics.text(), media_type="text/plain; version=0.0.4")
+        return Response(await asyncio.to_thread(metrics.text), media_type="text/plain; version=0.0.4")
 
     return router
 
@@ -137,12 +140,9 @@ def _answer_types() -> list[str]:
     return sorted({name.split(";")[0] for name in (*MEDIA_TYPES.values(), ZIP)})
 
 
-def _guard(token: str) -> Callable[[Request], None]:
-    expected = f"Bearer {token}".encode()
-
-    def guard(request: Request) -> None:
-        given = request.headers.get("authorization", "").encode()
-        if not hmac.compare_digest(given, expected):
+def _guard(token: str) -> Callable[..., None]:
+    def guard(given: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]) -> None:
+        if given is None or not hmac.compare_digest(given.credentials.encode(), token.encode()):
             raise HTTPException(
                 401,
                 "a token is needed; send it as `Authorization: Bearer <token>`.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from pathlib import Path
 
 import torch
 
@@ -24,7 +25,7 @@ class Current:
     def __init__(self, settings: ServiceSettings) -> None:
         """Load the models; raises what `Generator.load` and `resolve` raise."""
         self._settings = settings
-        self._places = self._look_up()
+        self._places = self._tried = self._look_up()
         self.generator = self._load()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watch-models", daemon=True)
@@ -36,9 +37,13 @@ class Current:
         self._thread.join()
 
     def refresh(self) -> bool:
-        """Take over a version that an alias has moved to; True if there was one. Raises what loading it raises."""
-        places = self._look_up()
-        if places == self._places:
+        """Take over a version that an alias has moved to; True if there was one.
+
+        Raises what loading it raises; it is not loaded again before an alias moves.
+        """
+        places, tried = self._look_up(), self._tried
+        self._tried = places
+        if places in (self._places, tried):
             return False
         self.generator = self._load()
         self._places = places
@@ -46,11 +51,14 @@ class Current:
         return True
 
     def describe(self) -> dict[str, object]:
-        """What new requests are made with: names as given, where they lead, hashes of the weights, directions."""
+        """What new requests are made with: names as given, where they lead, hashes of the weights, directions.
+
+        Of a path only its last part is told.
+        """
         models = self.generator.models
         return {
-            "checkpoint": self._settings.checkpoint,
-            "versions": self._places,
+            "checkpoint": [_public(name) for name in self._settings.checkpoint],
+            "versions": [_public(place) for place in self._places],
             "directions": sorted(models.denoising),
             "weights": dict(models.origins),
             "vocoder": self.generator.vocoder.name,
@@ -79,7 +87,13 @@ class Current:
         while not self._closed.wait(self._settings.watch_s):
             try:
                 self.refresh()
-            except (
-                MomuError
-            ) as error:  # the registry is away, or the new version cannot be used: the old one serves on
+            except MomuError as error:
+                # The registry is away, or the new version cannot be used: the old one serves on.
                 _log.warning("the models stay as they are: %s", error)
+            except Exception:
+                _log.exception("the models stay as they are")
+
+
+def _public(name: str) -> str:
+    """A name in the registry as it is, the last part of a path."""
+    return name if name.startswith(MODEL_SCHEME) else Path(name).name

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, BinaryIO, TypeVar
 
 from fastapi import APIRouter, Query, Request, Response
-from fastapi.responses import FileResponse
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
@@ -20,6 +21,8 @@ from momu_dist.serving.items import ITEM, MEDIA_TYPES, ZIP
 from momu_dist.serving.service import Busy, Service
 from momu_dist.serving.store_schema import ItemState, JobState
 from momu_dist.serving.wire import BODY, ERRORS, body_of
+
+_CHUNK_BYTES = 2**20
 
 T = TypeVar("T")
 Index = Annotated[int, Query(ge=0, lt=2**53)]
@@ -133,14 +136,33 @@ def jobs_router(service: Service) -> APIRouter:
         if found is None:
             known = await asyncio.to_thread(store.items, job, index, 1) if 0 <= index < 2**53 else None
             if not known:
-                raise HTTPException(404, f"there is no item {index} of such a job, or it has expired.")
+                raise _no_item(index)
             why = f": {known[0].error}" if known[0].error else ""
             raise HTTPException(409, f"item {index} is {known[0].state}, expected done{why}")
         path, item = found
+        try:
+            file = await asyncio.to_thread(path.open, "rb")
+        except FileNotFoundError:  # it expired just now
+            raise _no_item(index) from None
+        headers = {
+            "Content-Disposition": f'attachment; filename="{index}{path.suffix}"',
+            "Content-Length": str(os.fstat(file.fileno()).st_size),
+        }
         media = ZIP if path.suffix == ".zip" else MEDIA_TYPES[item.get("format", "mp4")]
-        return FileResponse(path, media_type=media, filename=f"{index}{path.suffix}")
+        return StreamingResponse(_chunks(file), media_type=media, headers=headers)
 
     return router
+
+
+def _no_item(index: int) -> HTTPException:
+    return HTTPException(404, f"there is no item {index} of such a job, or it has expired.")
+
+
+def _chunks(file: BinaryIO) -> Iterator[bytes]:
+    """What is in an open file, which is whole however long the sending takes: also when it expires meanwhile."""
+    with file:
+        while chunk := file.read(_CHUNK_BYTES):
+            yield chunk
 
 
 def _kept(service: Service, content: bytes) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -174,7 +176,7 @@ def test_an_input_is_read_as_far_as_is_asked(opened, played) -> None:
     assert played.read_as == [(None, 50, None), (30, 50, 8)]
 
 
-def test_a_token_guards_all_but_health(opened) -> None:
+def test_a_token_guards_all_that_is_made_or_kept(opened) -> None:
     token = "f" * 32
     with opened(token=token) as client:
         for path in ("/v1/models", "/metrics", f"/v1/jobs/{'0' * 32}"):
@@ -182,9 +184,22 @@ def test_a_token_guards_all_but_health(opened) -> None:
             assert refused.status_code == 401 and refused.headers["www-authenticate"] == "Bearer"
             assert token not in refused.text
             assert client.get(path, headers={"Authorization": f"Bearer {token}"}).status_code != 401
-            for wrong in (f"Bearer {token}0", token, "Bearer ", f"bearer {token}"):
+            for wrong in (
+                f"Bearer {token}0",
+                token,
+                "Bearer ",
+                f"Basic {token}",
+                "Bearer \xe4".encode("latin-1"),
+            ):
                 assert client.get(path, headers={"Authorization": wrong}).status_code == 401
         assert client.post(JOINT, params={"seconds": 4}).status_code == 401
+        page = client.get("/openapi.json").json()
+        (scheme,) = page["components"]["securitySchemes"]
+        open_to_all = [
+            path for path, ways in page["paths"].items() for way in ways.values() if "security" not in way
+        ]
+        assert page["components"]["securitySchemes"][scheme]["scheme"] == "bearer"
+        assert open_to_all == ["/healthz", "/readyz"]
         assert client.get("/healthz").status_code == client.get("/readyz").status_code == 200
 
 
@@ -236,6 +251,10 @@ def test_a_job_is_made_and_fetched(opened) -> None:
         rest = client.get(f"/v1/jobs/{job}/items", params={"offset": 2}).json()
         assert [item["index"] for item in rest["items"]] == [2] and rest["next"] is None
         assert client.get(f"/v1/jobs/{job}/items/3").status_code == 404
+        path, _ = client.service.store.result(job, 0)
+        assert int(found[0].headers["content-length"]) == path.stat().st_size
+        path.unlink()  # it expires between two looks
+        assert client.get(f"/v1/jobs/{job}/items/0").status_code == 404
 
 
 def test_a_bad_item_fails_alone(opened) -> None:
@@ -248,6 +267,25 @@ def test_a_bad_item_fails_alone(opened) -> None:
         assert error["index"] == 0 and error["id"] == "x" and "no music" in error["error"]
         refused = client.get(f"/v1/jobs/{job}/items/0")
         assert refused.status_code == 409 and "no music" in refused.json()["error"]
+
+
+def test_a_full_disk_keeps_nothing_of_a_result(opened, monkeypatch) -> None:
+    """What is written of a result that finds no room goes; the item waits, and is made when there is room."""
+    left: list[int] = []
+
+    def full(path: Path, content: bytes) -> int:
+        with path.open("wb") as file:
+            file.write(content[:2])
+        left.append(len(list(path.parent.iterdir())))
+        if len(left) < 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return path.open("wb").write(content)
+
+    with opened() as client, monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", full)
+        job = job_of(client, {"task": "joint", "seconds": 4})
+        until(lambda: client.get(f"/v1/jobs/{job}").json()["items"]["done"] == 1)
+    assert left == [1, 1, 1, 1]
 
 
 def test_a_cancelled_job_stops_at_once(opened, played) -> None:
