@@ -25,6 +25,7 @@ def add_checkpoints(parser: argparse.ArgumentParser, required: bool = True) -> N
     """Let a command take trained models, by path or by their names in the registry."""
     parser.add_argument(
         "--checkpoint",
+        "--model",
         action="append",
         required=required,
         help="a run, a folder of runs, or a registered model (models:/NAME@ALIAS, models:/NAME/VERSION); may be repeated",

@@ -13,7 +13,7 @@ def add_serve(commands: Commands) -> None:
         commands, "serve", "Serve the samplers over HTTP, on this machine or the Ray of RAY_ADDRESS.", _run
     )
     add_checkpoints(parser, required=False)
-    parser.add_argument("--config", default="serve/app.yaml", help="Serve config file (serve/app.yaml)")
+    parser.add_argument("--config", type=Path, help="Serve config file (serve/app.yaml where there is one)")
     parser.add_argument(
         "--host", help="where to listen; anything but loopback asks for token_file (127.0.0.1)"
     )
@@ -26,7 +26,7 @@ def add_serve(commands: Commands) -> None:
 def _run(options: argparse.Namespace) -> None:
     from momu_dist.serving.running import read_config, run_service
 
-    args, http = read_config(Path(options.config), options.settings)
+    args, http = read_config(options.config, options.settings)
     if options.checkpoint:
         args["checkpoint"] = options.checkpoint
     if options.tracking_uri:

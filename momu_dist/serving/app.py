@@ -31,7 +31,7 @@ from momu_dist.serving.reading import read_bytes
 from momu_dist.serving.runner import Runner
 from momu_dist.serving.service import Service, Unavailable
 from momu_dist.serving.settings import settings_from
-from momu_dist.serving.stepping import Stepper
+from momu_dist.serving.stepping import Kind, Stepper
 from momu_dist.serving.store import Store
 
 _log = logging.getLogger(__name__)
@@ -68,17 +68,17 @@ class Sampler:
             self._settings.threads or max(1, (os.cpu_count() or 1) // self._settings.replicas)
         )
         self._current = Current(self._settings)
-        self._stepper = Stepper(self._settings.max_batch)
+        self._stepper = Stepper(self._settings.max_batch, self._settings.jobs_at_once)
         self._maker = Maker(self._stepper)
 
     async def make(
-        self, task: Task, values: dict[str, Any], inputs: dict[str, Any]
+        self, task: Task, values: dict[str, Any], inputs: dict[str, Any], kind: Kind
     ) -> AsyncIterator[Progress | Made | str]:
         """Progress now and then, and at last what was made, or the sentence that says why it was not."""
         settings = SETTINGS[task](**values)
         try:
             async with contextlib.aclosing(
-                self._maker.make(self._current.generator, task, settings, inputs)  # type: ignore[type-var]
+                self._maker.make(self._current.generator, task, settings, inputs, kind)  # type: ignore[type-var]
             ) as said:
                 async for word in said:
                     yield word
@@ -90,9 +90,10 @@ class Sampler:
         return self._current.describe()
 
     def check_health(self) -> None:
-        """Ray replaces a replica for which this raises: one that has work and makes no step."""
-        if (stalled_s := self._stepper.stalled_s()) > self._settings.stall_s:
-            raise RuntimeError(f"no step for {stalled_s:.0f} s")
+        """Ray replaces a replica for which this raises: one that has work and does not get on with it."""
+        stalled_s = max(self._stepper.stalled_s(), self._maker.stalled_s())
+        if stalled_s > self._settings.stall_s:
+            raise RuntimeError(f"no progress for {stalled_s:.0f} s")
 
 
 class Replicas:
@@ -119,10 +120,10 @@ class Replicas:
         return dict(found)
 
     async def make(
-        self, task: Task, settings: Settings, inputs: dict[str, Any]
+        self, task: Task, settings: Settings, inputs: dict[str, Any], kind: Kind
     ) -> AsyncIterator[Progress | Made]:
         values = settings.model_dump(include=set(SETTINGS[task].model_fields))
-        stream = self._make.remote(task, values, inputs)
+        stream = self._make.remote(task, values, inputs, kind)
         try:
             async for word in stream:
                 if isinstance(word, str):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import time
 import zipfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from momu_dist.inference.generator import Generator
 from momu_dist.inference.outputs import KINDS, recipe_of, write_as
 from momu_dist.inference.request import Sample, Task, variations
 from momu_dist.serving.items import Format, Settings, request_of
-from momu_dist.serving.stepping import Stepper
+from momu_dist.serving.stepping import Kind, Stepper
 
 _KIND_OF: dict[Format, str] = {
     "wav": "wav", "npz": "motion", "json": "openpose", "bvh": "bvh", "csv": "csv", "mp4": "mp4", "png": "sheet",
@@ -49,16 +50,20 @@ class Made:
 class Maker:
     """Makes items, many at a time: all share one `Stepper`; reading and writing go on in threads beside it."""
 
-    def __init__(self, stepper: Stepper, threads: int = 2) -> None:
+    def __init__(
+        self, stepper: Stepper, threads: int = 2, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._stepper = stepper
+        self._clock = clock
+        self._began: dict[object, float] = {}
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="making")
 
     async def make(
-        self, generator: Generator, task: Task, settings: Settings, inputs: dict[str, Any]
+        self, generator: Generator, task: Task, settings: Settings, inputs: dict[str, Any], kind: Kind
     ) -> AsyncIterator[Progress | Made]:
         """Yield progress now and then, and at last what was made. Closing the iterator ends the item's walks.
 
-        Raises as `Generator.prepare` and `Generator.finish` do.
+        `kind` says who asks, a request or a job. Raises as `Generator.prepare` and `Generator.finish` do.
         """
         requests = variations(request_of(task, settings, inputs), settings.n)
         prepared = [await self._aside(partial(generator.prepare, r)) for r in requests]
@@ -71,7 +76,7 @@ class Maker:
             return on_progress
 
         walks = [await self._aside(partial(generator.walk, p)) for p in prepared]
-        futures = [self._stepper.start(generator, walk, hear(i)) for i, walk in enumerate(walks)]
+        futures = [self._stepper.start(generator, walk, kind, hear(i)) for i, walk in enumerate(walks)]
         try:
             ended = asyncio.gather(*map(asyncio.wrap_future, futures))
             told = 0
@@ -89,11 +94,21 @@ class Maker:
         origin = {"weights": dict(generator.models.origins)}
         yield await self._aside(lambda: encoded(samples, settings.format, origin))
 
-    async def _aside(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+    def stalled_s(self) -> float:
+        """Seconds since the begin of the longest work aside of the stepper, 0 where there is none."""
+        now = self._clock()
+        return max((now - began for began in list(self._began.values())), default=0.0)
 
-    def close(self) -> None:
-        self._pool.shutdown(cancel_futures=True)
+    async def _aside(self, work: Callable[[], T]) -> T:
+        def noted() -> T:
+            key = object()
+            self._began[key] = self._clock()
+            try:
+                return work()
+            finally:
+                del self._began[key]
+
+        return await asyncio.get_running_loop().run_in_executor(self._pool, noted)
 
 
 def encoded(samples: Sequence[Sample], format: Format, origin: dict[str, Any]) -> Made:

@@ -20,19 +20,30 @@ from momu_dist.tracking.registry import resolve
 from momu_dist.train.ray_session import ray_session
 
 APPLICATION = "momu"
+DEFAULT_CONFIG = Path("serve/app.yaml")
 _HTTP = {"host": "127.0.0.1", "port": 8000}
 
 
-def read_config(path: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_config(path: Path | None, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The settings (`args` of the one application) and the HTTP options of a Serve config file, `key=value` on top.
 
-    Raises ConfigError for a file that is missing or of another shape.
+    None is the working directory's serve/app.yaml, where there is one. Raises ConfigError for a file that is missing or of
+    another shape.
     """
+    args, http = ({}, {}) if path is None and not DEFAULT_CONFIG.exists() else _read(path or DEFAULT_CONFIG)
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise ConfigError(f"{override!r} is no setting, expected key=value such as queue=16.")
+        args[key] = yaml.safe_load(value)
+    return args, http
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         tree = yaml.safe_load(path.read_text())
         (application,) = tree["applications"]
-        args = dict(application.get("args") or {})
-        http = dict(tree.get("http_options") or {})
+        return dict(application.get("args") or {}), dict(tree.get("http_options") or {})
     except OSError as error:
         raise ConfigError(
             f"{path} cannot be read ({error.strerror}); give a Serve config such as serve/app.yaml."
@@ -41,12 +52,6 @@ def read_config(path: Path, overrides: Sequence[str]) -> tuple[dict[str, Any], d
         raise ConfigError(
             f"{path} is no Serve config with one application and its args; see serve/app.yaml."
         ) from error
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals:
-            raise ConfigError(f"{override!r} is no setting, expected key=value such as queue=16.")
-        args[key] = yaml.safe_load(value)
-    return args, http
 
 
 def run_service(args: Mapping[str, Any], http: Mapping[str, Any]) -> None:

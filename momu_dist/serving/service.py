@@ -16,6 +16,7 @@ from momu_dist.serving.items import ITEM, Settings
 from momu_dist.serving.making import Made, Progress
 from momu_dist.serving.runner import OnProgress
 from momu_dist.serving.settings import ServiceSettings
+from momu_dist.serving.stepping import Kind
 from momu_dist.serving.store import Store, StoredItem
 
 _TRIES, _PAUSE_S = 3, 0.5
@@ -49,7 +50,9 @@ class Backend(Protocol):
     ) -> dict[str, Any]:
         """`reading.read_bytes`. Raises DataError, also where the upload ends its reader."""
 
-    def make(self, task: Task, settings: Settings, inputs: dict[str, Any]) -> AsyncIterator[Progress | Made]:
+    def make(
+        self, task: Task, settings: Settings, inputs: dict[str, Any], kind: Kind
+    ) -> AsyncIterator[Progress | Made]:
         """What one replica says of an item. Raises Unavailable where it dies, DataError where it refuses."""
 
     async def describe(self) -> dict[str, Any]:
@@ -108,9 +111,9 @@ class Service:
                 inputs = await self._inputs(task, settings, await sent)
                 for _ in range(_TRIES - 1):
                     with suppress(Unavailable):
-                        return await self._made(task, settings, inputs)
+                        return await self._made(task, settings, inputs, "request")
                     await asyncio.sleep(_PAUSE_S)
-                return await self._made(task, settings, inputs)
+                return await self._made(task, settings, inputs, "request")
         except TimeoutError:
             raise Late(
                 f"it took longer than {self.settings.deadline_s:g} s, the most that a request may take here; "
@@ -127,7 +130,7 @@ class Service:
         async with asyncio.timeout(self.settings.deadline_s):
             content = b"" if item.task == "joint" else await self.uploaded(item.file)
             inputs = await self._inputs(item.task, item, content)
-            made = await self._made(item.task, item, inputs, on_progress)
+            made = await self._made(item.task, item, inputs, "job", on_progress)
         return await asyncio.to_thread(self._written, made), made.suffix
 
     async def uploaded(self, id: str) -> bytes:
@@ -147,9 +150,14 @@ class Service:
         return await self.backend.read(task, content, fps, self.settings.max_seconds, settings.seconds)
 
     async def _made(
-        self, task: Task, settings: Settings, inputs: dict[str, Any], on_progress: OnProgress | None = None
+        self,
+        task: Task,
+        settings: Settings,
+        inputs: dict[str, Any],
+        kind: Kind,
+        on_progress: OnProgress | None = None,
     ) -> Made:
-        async with aclosing(self.backend.make(task, settings, inputs)) as said:  # type: ignore[type-var]
+        async with aclosing(self.backend.make(task, settings, inputs, kind)) as said:  # type: ignore[type-var]
             async for word in said:
                 if isinstance(word, Made):
                     return word

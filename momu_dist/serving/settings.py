@@ -43,9 +43,9 @@ class ServiceSettings(BaseModel):
     queue: Count = 64
     """Samples that are accepted and not yet answered; more are refused with 429. Items of jobs do not count."""
     deadline_s: Seconds = 600.0
-    """A request that takes longer is given up with 504."""
+    """A request that takes longer is given up with 504; an item of a job, for this time."""
     stall_s: Seconds = 120.0
-    """A replica with work that makes no step for so long is replaced."""
+    """A replica with work that makes no step for so long, or reads or writes one sample for so long, is replaced."""
 
     max_seconds: Seconds = 120.0
     max_steps: Count = 1000
@@ -58,7 +58,8 @@ class ServiceSettings(BaseModel):
     max_pending: Count = 20_000
     """Items of all jobs that wait or are in work."""
     jobs_at_once: Count = 8
-    """Items of jobs in work at a time: below `max_batch`, or requests wait until one of them ends."""
+    """Items of jobs in work at a time, and samples of theirs under way in one replica: below `max_batch`, or requests
+    wait until one of them ends."""
     keep_s: Seconds = 7 * 24 * 3600.0
     """Uploads, jobs and results go after this time."""
 

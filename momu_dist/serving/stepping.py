@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Literal
 
 from torch import Tensor
 
@@ -20,59 +21,65 @@ OnProgress = Callable[[int, int], None]
 """(sampling steps done, steps in all) of one walk; called in the stepping thread, so it must return at once."""
 
 
+Kind = Literal["request", "job"]
+"""For whom a walk is: somebody who waits, or a job."""
+
+
 @dataclass(eq=False)
 class _Entry:
     generator: Generator
     walk: Walk
+    kind: Kind
     on_progress: OnProgress | None
     ended: Future[tuple[Tensor, ...]] = field(default_factory=Future)
     told: int = 0
 
 
 class Stepper:
-    """Steps walks, at most `capacity` at a time, first come first served; others wait.
+    """Steps walks, at most `capacity` at a time; others wait.
+
+    Requests go first, and of either kind who came first. Jobs take at most `most_jobs` places; one of them is theirs when it
+    is next free, however many requests wait.
 
     Walks of one generator share network calls. Several generators may be in use at once: while a new one takes over, the
     walks that the old one began go on with it. A walk leaves when it ends, or at the next step after its future was
     cancelled.
     """
 
-    def __init__(self, capacity: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._capacity = capacity
+    def __init__(self, capacity: int, most_jobs: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._capacity, self._most_jobs = capacity, most_jobs
         self._clock = clock
-        self._waiting: deque[_Entry] = deque()
+        self._waiting: dict[Kind, deque[_Entry]] = {"request": deque(), "job": deque()}
         self._walkers: dict[Generator, Walkers[_Entry]] = {}
         self._changed = threading.Condition()
         self._closed = False
         self._moved = clock()
-        self.calls = 0
         self._thread = threading.Thread(target=self._run, name="stepper", daemon=True)
         self._thread.start()
 
     def start(
-        self, generator: Generator, walk: Walk, on_progress: OnProgress | None = None
+        self, generator: Generator, walk: Walk, kind: Kind, on_progress: OnProgress | None = None
     ) -> Future[tuple[Tensor, ...]]:
         """Let `walk` take part as soon as there is room. The future gives its latents; cancelling it ends the walk."""
-        entry = _Entry(generator, walk, on_progress)
+        entry = _Entry(generator, walk, kind, on_progress)
         with self._changed:
             if self._closed:
                 raise RuntimeError("the stepper is closed")
-            if not self._waiting and not self._walkers:
+            if not self._busy():
                 self._moved = self._clock()
-            self._waiting.append(entry)
+            self._waiting[kind].append(entry)
             self._changed.notify()
         return entry.ended
 
     def stalled_s(self) -> float:
         """Seconds since the last step, 0 while there is nothing to step."""
         with self._changed:
-            busy = self._waiting or self._walkers
-            return self._clock() - self._moved if busy else 0.0
+            return self._clock() - self._moved if self._busy() else 0.0
 
     def load(self) -> tuple[int, int]:
         """(walks under way, walks that wait)."""
         with self._changed:
-            return sum(map(len, self._walkers.values())), len(self._waiting)
+            return sum(map(len, self._walkers.values())), sum(map(len, self._waiting.values()))
 
     def close(self) -> None:
         """Stop; what has not ended is cancelled."""
@@ -88,28 +95,42 @@ class Stepper:
                 if not len(walkers):
                     with self._changed:
                         del self._walkers[generator]
-        for entry in [*self._waiting, *(e for walkers in self._walkers.values() for e in walkers.present())]:
+        for entry in [*self._present(), *self._waiting["request"], *self._waiting["job"]]:
             entry.ended.cancel()
+
+    def _busy(self) -> bool:
+        return bool(self._walkers or any(self._waiting.values()))
+
+    def _present(self) -> list[_Entry]:
+        return [entry for walkers in self._walkers.values() for entry in walkers.present()]
+
+    def _next(self) -> _Entry | None:
+        """Who is to come in now, out of the line; None where nobody may."""
+        present = self._present()
+        if len(present) >= self._capacity:
+            return None
+        requests, jobs = self._waiting["request"], self._waiting["job"]
+        n_jobs = sum(entry.kind == "job" for entry in present)
+        if jobs and n_jobs < (1 if requests else self._most_jobs):
+            return jobs.popleft()
+        return requests.popleft() if requests else None
 
     def _admitted(self) -> bool:
         """Wait for work, drop what was cancelled, let in what there is room for; False once closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._waiting or self._walkers)
+            self._changed.wait_for(lambda: self._closed or self._busy())
             if self._closed:
                 return False
             for walkers in self._walkers.values():
                 for entry in walkers.present():
                     if entry.ended.cancelled():
                         walkers.leave(entry)
-            under_way = sum(map(len, self._walkers.values()))
-            while self._waiting and under_way < self._capacity:
-                entry = self._waiting.popleft()
+            while entry := self._next():
                 if entry.ended.cancelled():
                     continue
                 walkers = self._walkers.setdefault(entry.generator, Walkers(entry.generator.networks))
                 with suppress(StopIteration):  # it ended where it began
                     walkers.join(entry, _settling(entry))
-                    under_way += 1
             return True
 
     def _step(self, walkers: Walkers[_Entry]) -> None:
@@ -122,7 +143,6 @@ class Stepper:
             return
         finally:
             self._moved = self._clock()
-            self.calls += 1
         for entry in walkers.present():
             done, n_steps = walkers.progress(entry)
             if entry.on_progress and done > entry.told:

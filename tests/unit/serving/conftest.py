@@ -19,6 +19,7 @@ from momu_dist.serving.making import Made, Progress
 from momu_dist.serving.runner import Runner
 from momu_dist.serving.service import Service, Unavailable
 from momu_dist.serving.settings import settings_from
+from momu_dist.serving.stepping import Kind
 from momu_dist.serving.store import Store
 
 Open = Callable[..., Any]
@@ -34,6 +35,7 @@ class Played:
         self.closed = 0
         self.fault: Exception | None = None
         self.deaths = 0
+        self.kinds: list[Kind] = []
 
     async def read(
         self, task: Task, content: bytes, fps: float | None, longest_s: float, seconds: float | None
@@ -44,9 +46,10 @@ class Played:
         return {"content": content, "fps": fps}
 
     async def make(
-        self, task: Task, settings: Settings, inputs: dict[str, Any]
+        self, task: Task, settings: Settings, inputs: dict[str, Any], kind: Kind
     ) -> AsyncIterator[Progress | Made]:
         self.asked.append((task, settings))
+        self.kinds.append(kind)
         try:
             yield Progress(1, settings.steps)
             if self.hold:

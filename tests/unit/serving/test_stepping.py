@@ -57,7 +57,7 @@ def gate() -> Gate:
 
 @pytest.fixture()
 def stepper(gate: Gate) -> Iterator[Stepper]:
-    stepper = Stepper(capacity=2)
+    stepper = Stepper(capacity=2, most_jobs=1)
     yield stepper
     gate.open()
     stepper.close()
@@ -72,7 +72,9 @@ def until(true: Callable[[], bool]) -> None:
 
 def test_walks_come_to_their_ends_and_tell_of_each_step(stepper: Stepper, gate: Gate) -> None:
     told: list[tuple[int, int]] = []
-    future = stepper.start(generator_of(gate), walk(3), lambda done, total: told.append((done, total)))
+    future = stepper.start(
+        generator_of(gate), walk(3), "request", lambda done, total: told.append((done, total))
+    )
     gate.open()
     assert future.result(LIMIT_S)[0].shape == (1, 1, 4)
     assert told == [(1, 3), (2, 3)] and gate.rows == [1, 1, 1]
@@ -80,10 +82,10 @@ def test_walks_come_to_their_ends_and_tell_of_each_step(stepper: Stepper, gate: 
 
 def test_a_walk_joins_others_between_their_steps(stepper: Stepper, gate: Gate) -> None:
     generator = generator_of(gate)
-    first = stepper.start(generator, walk(3))
+    first = stepper.start(generator, walk(3), "request")
     gate.open(1)
     until(lambda: len(gate.rows) == 1)
-    second = stepper.start(generator, walk(3))
+    second = stepper.start(generator, walk(3), "request")
     gate.open()
     first.result(LIMIT_S), second.result(LIMIT_S)
     # The second call may have begun before the second walk was there.
@@ -92,7 +94,7 @@ def test_a_walk_joins_others_between_their_steps(stepper: Stepper, gate: Gate) -
 
 def test_what_has_no_room_waits_its_turn(stepper: Stepper, gate: Gate) -> None:
     generator = generator_of(gate)
-    futures = [stepper.start(generator, walk(2)) for _ in range(5)]
+    futures = [stepper.start(generator, walk(2), "request") for _ in range(5)]
     until(lambda: stepper.load() == (2, 3))
     gate.open()
     for future in futures:
@@ -101,10 +103,36 @@ def test_what_has_no_room_waits_its_turn(stepper: Stepper, gate: Gate) -> None:
     until(lambda: stepper.load() == (0, 0))
 
 
+def test_requests_go_before_jobs_which_always_get_a_place(gate: Gate) -> None:
+    stepper, generator = Stepper(capacity=4, most_jobs=2), generator_of(gate)
+    jobs = [stepper.start(generator, walk(4), "job") for _ in range(5)]
+    until(lambda: stepper.load() == (2, 3))
+    requests = [stepper.start(generator, walk(2), "request") for _ in range(15)]
+    ended: list[str] = []
+    for kind, futures in (("job", jobs), ("request", requests)):
+        for future in futures:
+            future.add_done_callback(lambda _, kind=kind: ended.append(kind))
+    gate.open()
+    for future in [*jobs, *requests]:
+        assert future.result(LIMIT_S)
+    stepper.close()
+    assert max(gate.rows) == 4 and sum(gate.rows) == 5 * 4 + 15 * 2
+    # Two jobs began while nobody else was there; then they have one place and the requests three.
+    assert ended[:9].count("request") == 7
+    third = [place for place, kind in enumerate(ended) if kind == "job"][2]
+    assert "request" in ended[third:]
+
+
 def test_a_cancelled_walk_frees_its_place_at_the_next_step(stepper: Stepper, gate: Gate) -> None:
     generator = generator_of(gate)
-    kept, dropped = stepper.start(generator, walk(1000)), stepper.start(generator, walk(1000))
-    waiting, never = stepper.start(generator, walk(2)), stepper.start(generator, walk(2))
+    kept, dropped = (
+        stepper.start(generator, walk(1000), "request"),
+        stepper.start(generator, walk(1000), "request"),
+    )
+    waiting, never = (
+        stepper.start(generator, walk(2), "request"),
+        stepper.start(generator, walk(2), "request"),
+    )
     until(lambda: stepper.load() == (2, 2))
     assert dropped.cancel() and never.cancel()
     gate.open()
@@ -123,14 +151,14 @@ def test_an_error_reaches_all_who_shared_the_call_and_ends_nothing_else(stepper:
         raise RuntimeError("out of memory")
 
     generator = generator_of(broken)
-    futures = [stepper.start(generator, walk(3)) for _ in range(2)]
+    futures = [stepper.start(generator, walk(3), "request") for _ in range(2)]
     until(lambda: stepper.load() == (2, 0))
     gate.open()
     for future in futures:
         with pytest.raises(RuntimeError, match="out of memory"):
             future.result(LIMIT_S)
     gate.open()
-    assert stepper.start(generator_of(gate), walk(2)).result(LIMIT_S)
+    assert stepper.start(generator_of(gate), walk(2), "request").result(LIMIT_S)
 
 
 def test_a_walk_that_fails_leaves_the_others_what_they_have_made(stepper: Stepper, gate: Gate) -> None:
@@ -140,7 +168,7 @@ def test_a_walk_that_fails_leaves_the_others_what_they_have_made(stepper: Steppe
 
     # The second walk fails in the step in which the first one ends, and the third when its turn has come.
     ends, fails, last = (
-        stepper.start(generator, one)
+        stepper.start(generator, one, "request")
         for generator in [generator_of(gate)]
         for one in (walk(2), failing(2), walk(3))
     )
@@ -156,15 +184,15 @@ def test_a_walk_that_cannot_begin_is_told_so(stepper: Stepper, gate: Gate) -> No
         yield
 
     with pytest.raises(ValueError, match="no such step"):
-        stepper.start(generator_of(gate), refusing()).result(LIMIT_S)
+        stepper.start(generator_of(gate), refusing(), "request").result(LIMIT_S)
     gate.open()
-    assert stepper.start(generator_of(gate), walk(2)).result(LIMIT_S)
+    assert stepper.start(generator_of(gate), walk(2), "request").result(LIMIT_S)
 
 
 def test_old_models_finish_what_they_began(stepper: Stepper, gate: Gate) -> None:
     newer = Gate()
-    old = stepper.start(generator_of(gate), walk(3))
-    new = stepper.start(generator_of(newer), walk(3))
+    old = stepper.start(generator_of(gate), walk(3), "request")
+    new = stepper.start(generator_of(newer), walk(3), "request")
     gate.open(), newer.open()
     old.result(LIMIT_S), new.result(LIMIT_S)
     assert gate.rows == newer.rows == [1, 1, 1]
@@ -172,10 +200,10 @@ def test_old_models_finish_what_they_began(stepper: Stepper, gate: Gate) -> None
 
 def test_a_stall_is_seen_and_idleness_is_none() -> None:
     now, gate = [0.0], Gate()
-    stepper = Stepper(capacity=2, clock=lambda: now[0])
+    stepper = Stepper(capacity=2, most_jobs=1, clock=lambda: now[0])
     now[0] = 100.0
     assert stepper.stalled_s() == 0.0
-    future = stepper.start(generator_of(gate), walk(1))
+    future = stepper.start(generator_of(gate), walk(1), "request")
     assert stepper.stalled_s() == 0.0
     now[0] = 130.0
     assert stepper.stalled_s() == 30.0
@@ -186,10 +214,10 @@ def test_a_stall_is_seen_and_idleness_is_none() -> None:
 
 
 def test_closing_cancels_what_is_left(gate: Gate) -> None:
-    stepper = Stepper(capacity=1)
-    futures = [stepper.start(generator_of(gate), walk(1000)) for _ in range(3)]
+    stepper = Stepper(capacity=1, most_jobs=1)
+    futures = [stepper.start(generator_of(gate), walk(1000), "request") for _ in range(3)]
     threading.Timer(0.05, gate.open).start()
     stepper.close()
     assert all(future.cancelled() for future in futures)
     with pytest.raises(RuntimeError, match="closed"):
-        stepper.start(generator_of(gate), walk(1))
+        stepper.start(generator_of(gate), walk(1), "request")
