@@ -25,7 +25,7 @@ from momu_dist.serving.jobs_api import jobs_router
 from momu_dist.serving.making import Made
 from momu_dist.serving.metrics import Metrics
 from momu_dist.serving.service import Busy, Gone, Late, Service, Unavailable
-from momu_dist.serving.wire import BODY, ERRORS, body_of
+from momu_dist.serving.wire import BODY, ERRORS, body_of, no_body
 
 _log = logging.getLogger(__name__)
 
@@ -117,13 +117,12 @@ def _health_router(service: Service) -> APIRouter:
 
 
 async def _input_of(service: Service, task: Task, settings: Settings, request: Request) -> bytes:
-    """The content of the uploaded file that is named, else of the body."""
-    if task == "joint":
-        return b""
+    """The content of the uploaded file that is named, else of the body; what is not read must not be sent."""
     name = getattr(settings, "file", None)
-    if name is None:
+    if task != "joint" and name is None:
         return await body_of(request, service.settings.max_body_mb)
-    return await service.uploaded(name)
+    await no_body(request)
+    return b"" if name is None else await service.uploaded(name)
 
 
 def _file(made: Made, settings: Settings) -> Response:

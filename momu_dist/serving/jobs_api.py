@@ -19,7 +19,7 @@ from momu_dist.errors import DataError
 from momu_dist.serving.faults import faults
 from momu_dist.serving.items import ITEM, MEDIA_TYPES, ZIP
 from momu_dist.serving.service import Busy, Service
-from momu_dist.serving.store_schema import ItemState, JobState
+from momu_dist.serving.store_schema import Full, ItemState, JobState
 from momu_dist.serving.wire import BODY, ERRORS, body_of
 
 _CHUNK_BYTES = 2**20
@@ -78,26 +78,30 @@ def jobs_router(service: Service) -> APIRouter:
     router = APIRouter(prefix="/v1", tags=["batch"], responses={c: ERRORS[c] for c in (401, 422)})
     store, limits = service.store, service.settings
 
-    @router.post("/files", status_code=201, responses={c: ERRORS[c] for c in (400, 413)}, openapi_extra=BODY)
+    @router.post(
+        "/files", status_code=201, responses={c: ERRORS[c] for c in (400, 413, 504)}, openapi_extra=BODY
+    )
     async def upload(request: Request) -> Uploaded:
         """Keep the body, a music, video or motion file, for items that name it."""
-        content = await body_of(request, limits.max_body_mb)
-        if not content:
-            raise DataError("the body is empty, expected a file; send its bytes.")
-        id = await asyncio.to_thread(_kept, service, content)
+        async with service.receiving():
+            content = await body_of(request, limits.max_body_mb)
+            if not content:
+                raise DataError("the body is empty, expected a file; send its bytes.")
+            id = await asyncio.to_thread(_kept, service, content)
         return Uploaded(id=id, bytes=len(content), expires=_time(time.time() + limits.keep_s))
 
     @router.post(
-        "/batch", status_code=202, responses={c: ERRORS[c] for c in (400, 413, 429)}, openapi_extra=BODY
+        "/batch", status_code=202, responses={c: ERRORS[c] for c in (400, 413, 429, 504)}, openapi_extra=BODY
     )
     async def batch(request: Request) -> Accepted:
         """Take on the items in the body, a JSON object a line, as one job."""
-        content = await body_of(request, limits.max_body_mb)
-        items = await asyncio.to_thread(lambda: list(_lines(service, content)))
-        waiting = await asyncio.to_thread(store.pending)
-        if waiting + len(items) > limits.max_pending:
-            raise Busy(f"{waiting} items wait, at most {limits.max_pending} do; try again later.", 60)
-        id = await asyncio.to_thread(store.add_job, items, limits.keep_s)
+        async with service.receiving():
+            content = await body_of(request, limits.max_body_mb)
+            items = await asyncio.to_thread(lambda: list(_lines(service, content)))
+            try:
+                id = await asyncio.to_thread(store.add_job, items, limits.keep_s, limits.max_pending)
+            except Full as error:
+                raise Busy(str(error), 60) from None
         service.wake()
         return Accepted(id=id, items=len(items))
 

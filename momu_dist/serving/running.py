@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import signal
-import threading
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,11 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def run_service(args: Mapping[str, Any], http: Mapping[str, Any]) -> None:
-    """Serve until a signal comes. Raises ConfigError for wrong settings, Stopped after SIGTERM."""
+    """Serve until Ctrl-C, SIGTERM or SIGUSR2 (a job whose time is up) comes.
+
+    What else runs on the Serve of a Ray that was joined stays as it is. Raises ConfigError for wrong settings, Stopped
+    after a signal, also one that came during the start.
+    """
     settings = settings_from(_absolute(args))
     for name in settings.checkpoint:
         exports_under(
@@ -67,16 +71,22 @@ def run_service(args: Mapping[str, Any], http: Mapping[str, Any]) -> None:
             f"warning: {http['host']} can be reached from elsewhere, and without token_file by anyone.",
             flush=True,
         )
-    with ray_session(settings.replicas, settings.cpus):
+    with _signals() as stopped, ray_session(settings.replicas, settings.cpus):
+        shared = bool(serve.status().proxies)
         serve.start(http_options=http, proxy_location="HeadOnly")
         try:
             _deploy(settings)
             url = f"http://{http['host']}:{http['port']}"
             print(f"Serving at {url}: pages for trying it at {url}/docs. Ctrl-C stops.", flush=True)
-            _wait()
+            while not stopped:
+                time.sleep(0.5)
         finally:
             with suppress(KeyboardInterrupt):
-                serve.shutdown()
+                if shared:
+                    serve.delete(APPLICATION)
+                else:
+                    serve.shutdown()
+    raise Stopped("the service was stopped; jobs go on when it is started again.")
 
 
 def _deploy(settings: ServiceSettings) -> None:
@@ -95,17 +105,19 @@ def _deploy(settings: ServiceSettings) -> None:
         raise CheckpointError(f"the service did not start: {lines[-1] if lines else error}") from error
 
 
-def _wait() -> None:
-    """Return never; Ctrl-C, SIGTERM and SIGUSR2 (a job whose time is up) end it."""
-    stopped = threading.Event()
-    before = {one: signal.signal(one, lambda *_: stopped.set()) for one in (signal.SIGTERM, signal.SIGUSR2)}
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """The SIGTERM and SIGUSR2 that have come since the begin of the body; no Event, whose lock a handler may find taken."""
+    stopped: list[int] = []
+    before = {
+        one: signal.signal(one, lambda number, _: stopped.append(number))
+        for one in (signal.SIGTERM, signal.SIGUSR2)
+    }
     try:
-        while not stopped.wait(1.0):
-            pass
+        yield stopped
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)
-    raise Stopped("the service was stopped; jobs go on when it is started again.")
 
 
 def _absolute(args: Mapping[str, Any]) -> dict[str, Any]:

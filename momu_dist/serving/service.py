@@ -6,7 +6,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Iterator
-from contextlib import aclosing, contextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +20,8 @@ from momu_dist.serving.stepping import Kind
 from momu_dist.serving.store import Store, StoredItem
 
 _TRIES, _PAUSE_S = 3, 0.5
+_RECEIVED_AT_ONCE = 4
+"""Uploads and batches that are in memory at a time."""
 
 
 class Busy(MomuError):
@@ -68,6 +70,7 @@ class Service:
         self.backend = backend
         self.inside = 0
         self._usual_s = 5.0
+        self._receiving = asyncio.Semaphore(_RECEIVED_AT_ONCE)
 
     def check(self, settings: Settings) -> None:
         """Raise DataError where an item asks for more than one client may."""
@@ -106,19 +109,16 @@ class Service:
         The same seed gives the same sample. Raises Late past the deadline, DataError for an input that cannot be used, and
         Unavailable.
         """
-        try:
-            async with asyncio.timeout(self.settings.deadline_s):
-                inputs = await self._inputs(task, settings, await sent)
-                for _ in range(_TRIES - 1):
-                    with suppress(Unavailable):
-                        return await self._made(task, settings, inputs, "request")
-                    await asyncio.sleep(_PAUSE_S)
-                return await self._made(task, settings, inputs, "request")
-        except TimeoutError:
-            raise Late(
-                f"it took longer than {self.settings.deadline_s:g} s, the most that a request may take here; "
-                "ask for less, or hand it in as a batch."
-            ) from None
+        async with self._in_time():
+            inputs = await self._inputs(task, settings, await sent)
+            for _ in range(_TRIES - 1):
+                with suppress(Unavailable):
+                    made = await self._made(task, settings, inputs, "request")
+                    break
+                await asyncio.sleep(_PAUSE_S)
+            else:
+                made = await self._made(task, settings, inputs, "request")
+        return made
 
     async def work(self, stored: StoredItem, on_progress: OnProgress) -> tuple[Path, str]:
         """Make one item of a job: the path of a finished temporary file, and how its name is to end.
@@ -128,10 +128,28 @@ class Service:
         """
         item = ITEM.validate_python(stored.item)
         async with asyncio.timeout(self.settings.deadline_s):
-            content = b"" if item.task == "joint" else await self.uploaded(item.file)
-            inputs = await self._inputs(item.task, item, content)
+            sent = b"" if item.task == "joint" else await self.uploaded(item.file)
+            inputs = await self._inputs(item.task, item, sent)
+            del sent  # some MB, for as long as it is sampled
             made = await self._made(item.task, item, inputs, "job", on_progress)
         return await asyncio.to_thread(self._written, made), made.suffix
+
+    @asynccontextmanager
+    async def receiving(self) -> AsyncIterator[None]:
+        """A place for an upload or a batch while it comes in and is kept; others wait. Raises Late past the deadline."""
+        async with self._in_time(), self._receiving:
+            yield
+
+    @asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(self.settings.deadline_s):
+                yield
+        except TimeoutError:
+            raise Late(
+                f"it took longer than {self.settings.deadline_s:g} s, the most that a request may take here; "
+                "ask for less, or hand it in as a batch."
+            ) from None
 
     async def uploaded(self, id: str) -> bytes:
         """The content of an uploaded file. Raises Gone for one that is unknown or has expired."""

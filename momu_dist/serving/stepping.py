@@ -125,12 +125,12 @@ class Stepper:
                 for entry in walkers.present():
                     if entry.ended.cancelled():
                         walkers.leave(entry)
-            while entry := self._next():
-                if entry.ended.cancelled():
+            while coming := self._next():
+                if coming.ended.cancelled():
                     continue
-                walkers = self._walkers.setdefault(entry.generator, Walkers(entry.generator.networks))
+                walkers = self._walkers.setdefault(coming.generator, Walkers(coming.generator.networks))
                 with suppress(StopIteration):  # it ended where it began
-                    walkers.join(entry, _settling(entry))
+                    walkers.join(coming, _settling(coming))
             return True
 
     def _step(self, walkers: Walkers[_Entry]) -> None:

@@ -7,6 +7,7 @@ A file gets its final name a moment before its row counts; what has no row count
 from __future__ import annotations
 
 import json
+import math
 import re
 import secrets
 import sqlite3
@@ -21,6 +22,7 @@ from momu_dist.errors import DataError
 from momu_dist.serving.store_disk import moved, naming, old_in, remove, sync, unknown_in
 from momu_dist.serving.store_schema import (
     STATES,
+    Full,
     ItemState,
     JobState,
     State,
@@ -118,16 +120,21 @@ class Store:
 
     # --------------------------------------------------------------------------------------------------- jobs
 
-    def add_job(self, items: Sequence[dict[str, Any]], lifetime_s: float) -> str:
+    def add_job(
+        self, items: Sequence[dict[str, Any]], lifetime_s: float, most_pending: float = math.inf
+    ) -> str:
         """Keep a job of these items, all or none, and the files they name under `file` with it; return its id.
 
-        Raises DataError, naming the line (from 1), where such a file is unknown or has expired.
+        Raises DataError, naming the line (from 1), where such a file is unknown or has expired, and Full where with them
+        more than `most_pending` items would be queued or running.
         """
         if not items:
             raise DataError("the batch has no item, expected at least one line of JSON; send one.")
         job, now = secrets.token_hex(16), self._now()
         rows = [(job, index, json.dumps(item), steps_of(item)) for index, item in enumerate(items)]
         with self._transaction() as db:
+            if (pending := self._pending(db)) + len(items) > most_pending:
+                raise Full(f"{pending} items wait, at most {most_pending:g} do; try again later.")
             db.execute(
                 "INSERT INTO jobs (id, created, lifetime_s, expires) VALUES (?, ?, ?, ?)",
                 (job, now, lifetime_s, now + lifetime_s),
@@ -197,9 +204,7 @@ class Store:
     def pending(self) -> int:
         """Return how many items are queued or running."""
         with self._transaction() as db:
-            query = "SELECT count(*) FROM items WHERE state IN ('queued', 'running')"
-            count: int = db.execute(query).fetchone()[0]
-        return count
+            return self._pending(db)
 
     def expire(self) -> int:
         """Delete the files and jobs that are over their lifetime, and what lies in the folder that no row knows of.
@@ -310,6 +315,11 @@ class Store:
             finally:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
+
+    def _pending(self, db: sqlite3.Connection) -> int:
+        query = "SELECT count(*) FROM items WHERE state IN ('queued', 'running')"
+        count: int = db.execute(query).fetchone()[0]
+        return count
 
     def _has_file(self, db: sqlite3.Connection, id: object) -> bool:
         if not isinstance(id, str) or not _ID.fullmatch(id):

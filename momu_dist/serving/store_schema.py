@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from momu_dist.errors import ConfigError, DataError
+from momu_dist.errors import ConfigError, DataError, MomuError
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 Stage = Literal["queued", "running", "done", "cancelled"]
@@ -43,6 +43,10 @@ CREATE TABLE items (
 ) WITHOUT ROWID;
 CREATE INDEX items_by_state ON items (state, job, position, steps);
 """
+
+
+class Full(MomuError):
+    """More items wait than may."""
 
 
 @dataclass(frozen=True)

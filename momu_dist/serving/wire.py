@@ -51,5 +51,14 @@ async def body_of(request: Request, most_mb: float) -> bytes:
     return bytes(content)
 
 
+async def no_body(request: Request) -> None:
+    """HTTPException 422 for a body, of which only the begin is read."""
+    async for chunk in request.stream():
+        if chunk:
+            raise HTTPException(
+                422, "there is a body, expected none where the input is a file or nothing; leave it out."
+            )
+
+
 def _too_large(most_mb: float) -> HTTPException:
     return HTTPException(413, f"the body is too large, expected at most {most_mb:g} MB; send less.")

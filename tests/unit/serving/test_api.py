@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
@@ -86,16 +87,66 @@ def test_what_is_refused_is_said_in_a_sentence(opened, played, path, query, body
     assert not played.asked
 
 
-def test_a_body_without_an_end_is_not_read_to_it(opened) -> None:
-    sent = []
+@pytest.mark.parametrize(
+    ("path", "query", "status", "chunks"),
+    [
+        (A2M, {}, 413, 11),
+        ("/v1/files", {}, 413, 11),
+        ("/v1/batch", {}, 413, 11),
+        (JOINT, {"seconds": 4}, 422, 1),
+        (A2M, {"file": "0" * 32}, 422, 1),
+    ],
+)
+def test_a_body_without_an_end_is_not_read_to_it(opened, path, query, status, chunks) -> None:
+    read = []
 
-    def endless() -> Any:
-        for _ in range(1000):
-            sent.append(1)
-            yield b"x" * 100_000
+    async def endless() -> dict[str, Any]:
+        read.append(1)
+        return {"type": "http.request", "body": b"x" * 100_000, "more_body": len(read) < 1000}
 
     with opened(max_body_mb=1) as client:
-        assert client.post(A2M, content=endless()).status_code == 413
+        assert client.portal.call(posted, client.app, path, query, endless) == status
+    assert len(read) == chunks
+
+
+def test_a_few_uploads_come_in_at_a_time_and_none_for_ever(opened) -> None:
+    """Those that are slow hold places that others wait for, up to the deadline."""
+
+    async def never() -> dict[str, Any]:
+        await asyncio.sleep(LIMIT_S)
+        raise AssertionError("the deadline did not come")
+
+    async def whole() -> dict[str, Any]:
+        return {"type": "http.request", "body": GOOD, "more_body": False}
+
+    async def upload(client: Any) -> list[int]:
+        slow = [asyncio.create_task(posted(client.app, "/v1/files", {}, never)) for _ in range(4)]
+        await asyncio.sleep(0.1)
+        late = asyncio.create_task(posted(client.app, "/v1/batch", {}, whole))
+        await asyncio.sleep(0.1)
+        assert not late.done()
+        return [await one for one in (*slow, late)]
+
+    with opened(deadline_s=0.5) as client:
+        answers = client.portal.call(upload, client)
+        assert answers[:4] == [504] * 4 and answers[4] in (422, 504)
+        assert client.post("/v1/files", content=GOOD).status_code == 201
+
+
+async def posted(app: Any, path: str, query: dict[str, Any], receive: Any) -> int:
+    """The status of a request whose body comes as `receive` gives it; the test client would wait for all of it."""
+    said: list[int] = []
+
+    async def send(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            said.append(message["status"])
+
+    scope = {
+        "type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "root_path": "", "headers": [],
+        "query_string": urlencode(query).encode(), "scheme": "http", "http_version": "1.1", "server": ("test", 80),
+    }  # fmt: skip
+    await app(scope, receive, send)
+    return said[0]
 
 
 def test_a_full_queue_is_429_and_has_room_again(opened, played) -> None:

@@ -77,7 +77,7 @@ def test_a_version_that_cannot_be_loaded_is_tried_once_and_the_watch_goes_on(reg
 
 
 def test_what_is_told_of_a_folder_is_its_name(registry: Registry) -> None:
-    with current("/home/someone/runs/demo", "models:/m2a@champion") as models:
+    with current("/elsewhere/runs/demo", "models:/m2a@champion") as models:
         told = models.describe()
     assert told["checkpoint"] == ["demo", "models:/m2a@champion"]
     assert told["versions"] == ["demo", "models:/m2a/1"]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from momu_dist.cli import main
-from momu_dist.errors import ConfigError
-from momu_dist.serving.running import DEFAULT_CONFIG, read_config
+from momu_dist.errors import ConfigError, Stopped
+from momu_dist.serving.running import DEFAULT_CONFIG, read_config, run_service
 
 CONFIG = (
     "http_options: {port: 9000}\napplications:\n- {name: momu, args: {checkpoint: [runs/demo], queue: 4}}\n"
@@ -44,3 +48,42 @@ def test_models_are_named_by_either_option(tmp_path: Path, monkeypatch: pytest.M
     model = "models:/a2m@champion"
     assert main(["serve", "--model", model, "--checkpoint", "runs/m2a", "--port", "81", "queue=3"]) == 0
     assert asked == [({"checkpoint": [model, "runs/m2a"], "queue": 3}, {"port": 81})]
+
+
+class Serve:
+    """Ray Serve, played: what is asked of it, and a signal that comes while an application starts."""
+
+    def __init__(self, proxies: dict[str, str]) -> None:
+        self.proxies = proxies
+        self.asked: list[str] = []
+
+    def status(self) -> Any:
+        return SimpleNamespace(proxies=self.proxies)
+
+    def start(self, **_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def run(self, *_: Any, name: str, **__: Any) -> None:
+        self.asked.append(f"run {name}")
+
+    def delete(self, name: str) -> None:
+        self.asked.append(f"delete {name}")
+
+    def shutdown(self) -> None:
+        self.asked.append("shutdown")
+
+
+@pytest.mark.parametrize(
+    ("proxies", "end"), [({}, "shutdown"), ({"node": "HEALTHY"}, "delete momu")], ids=["own", "shared"]
+)
+def test_a_signal_during_the_start_ends_what_is_ours(
+    monkeypatch: pytest.MonkeyPatch, proxies: dict[str, str], end: str
+) -> None:
+    played, before = Serve(proxies), signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("momu_dist.serving.running.serve", played)
+    monkeypatch.setattr("momu_dist.serving.running.build", lambda args: None)
+    monkeypatch.setattr("momu_dist.serving.running.ray_session", lambda *_: nullcontext())
+    monkeypatch.setattr("momu_dist.serving.running.exports_under", lambda path: {})
+    with pytest.raises(Stopped):
+        run_service({"checkpoint": ["run"]}, {})
+    assert played.asked == ["run momu", end] and signal.getsignal(signal.SIGTERM) is before

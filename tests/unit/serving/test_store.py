@@ -16,7 +16,7 @@ import pytest
 from momu_dist.errors import ConfigError, DataError, DiskError
 from momu_dist.serving import store_schema
 from momu_dist.serving.store import ABANDONED_S, Store
-from momu_dist.serving.store_schema import StoredItem
+from momu_dist.serving.store_schema import Full, StoredItem
 
 LIFETIME_S = 100.0
 HOSTILE = [
@@ -174,6 +174,15 @@ def test_numbers_that_no_item_has_are_unknown(store: Store) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------------- jobs
+
+
+def test_no_more_items_wait_than_may(store: Store) -> None:
+    store.add_job(jobs_of(3), LIFETIME_S, most_pending=5)
+    taken(store)
+    with pytest.raises(Full, match="3 items wait, at most 5"):
+        store.add_job(jobs_of(3), LIFETIME_S, most_pending=5)
+    store.add_job(jobs_of(2), LIFETIME_S, most_pending=5)
+    assert store.pending() == 5
 
 
 def test_a_job_tells_how_it_and_its_items_stand(store: Store, clock: Clock) -> None:
