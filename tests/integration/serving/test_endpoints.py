@@ -15,6 +15,7 @@ import pytest
 import requests
 
 from momu_dist.client import Client
+from momu_dist.data.audio_io import read_audio
 from momu_dist.inference.generator import Generator
 from momu_dist.inference.inputs import read_inputs
 from momu_dist.inference.request import Request
@@ -61,23 +62,28 @@ def test_a_request_gets_what_the_generator_makes(client: Client, tiny_runs: Path
 
 def test_in_company_as_alone(client: Client, served: Served, music: Path, motion: Path) -> None:
     """Thirty requests of unlike task, length, sampler and steps at once: each gets what it gets alone."""
+    inputs = {"a2m": music, "m2a": motion, "joint": None}
     asked: list[dict[str, Any]] = []
     for i in range(30):
-        task = ("a2m", "joint", "a2m", "joint")[i % 4]
+        task = ("a2m", "joint", "m2a")[i % 3]
         asked.append(
-            {"task": task, "seconds": 1.1 + 0.13 * (i % 9), "steps": 4 + i % 7, "seed": i, "format": "npz",
-             "sampler": ("ddim", "dpm++")[i % 2], "input": music if task == "a2m" else None}
+            {"task": task, "seconds": 1.1 + 0.13 * (i % 9), "steps": 50 if i < 3 else 4 + i % 7, "seed": i,
+             "format": "wav" if task == "m2a" else "npz", "sampler": ("ddim", "dpm++")[i % 2], "input": inputs[task]}
         )  # fmt: skip
 
     def ask(values: dict[str, Any]) -> np.ndarray:
-        return joints(Client(served.url).generate(**values))
+        content = Client(served.url).generate(**values)
+        return read_audio(content) if values["format"] == "wav" else joints(content)
 
-    alone = [ask(values) for values in asked[:8]]
+    n_alone = 12
+    alone = [ask(values) for values in asked[:n_alone]]
     with ThreadPoolExecutor(30) as pool:
         together = list(pool.map(ask, asked))
-    for one, other in zip(alone, together, strict=False):
+    for values, one, other in zip(asked, alone, together[:n_alone], strict=False):
         assert one.shape == other.shape
-        assert np.abs(one - other).max() <= 1e-4 * np.abs(one).max()
+        # Sound is 16 bits, and its phases are found by iteration from the latents' mel.
+        share = 1e-2 if values["format"] == "wav" else 1e-4
+        assert np.abs(one - other).max() <= share * np.abs(one).max(), values
 
 
 def test_several_samples_with_recipes(client: Client) -> None:

@@ -39,11 +39,45 @@ def done(service: Served, job: Any) -> int:
     return int(job.state().items["done"])
 
 
-def assert_made_once(job: Any, folder: Path) -> None:
+def results_of(service: Served, job: Any) -> dict[str, int]:
+    """When each result of a job, as it lies in the service's folder, was written."""
+    folder = service.folder / "state" / "results" / job.id
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+
+
+def assert_all_made(job: Any, folder: Path) -> None:
     state = job.state()
     assert state.items["done"] == N_ITEMS and sum(state.items.values()) == N_ITEMS
     files = job.results(folder)
     assert sorted(path.stem for path in files.values()) == [f"{i:03d}" for i in range(N_ITEMS)]
+
+
+class Asking:
+    """Three clients that ask one request after another, until `end`."""
+
+    def __init__(self, url: str) -> None:
+        self.answers: list[requests.Response] = []
+        self._url = url
+        self._over = threading.Event()
+        self._pool = ThreadPoolExecutor(3)
+        self._clients = [self._pool.submit(self._ask, seed) for seed in range(3)]
+
+    def _ask(self, seed: int) -> None:
+        while not self._over.is_set():
+            answer = requests.post(
+                f"{self._url}/v1/generate/joint",
+                params={"seconds": 1.5, "steps": 6, "seed": seed, "format": "npz"}, timeout=180,
+            )  # fmt: skip
+            self.answers.append(answer)
+
+    def end(self) -> list[requests.Response]:
+        """All answers. Fails where one was not a sample, and where a connection broke."""
+        self._over.set()
+        self._pool.shutdown()
+        for client in self._clients:
+            client.result()
+        assert {answer.status_code for answer in self.answers} == {200}
+        return self.answers
 
 
 def test_killed_replicas_and_a_restart_lose_no_item(
@@ -52,32 +86,16 @@ def test_killed_replicas_and_a_restart_lose_no_item(
     """A replica is killed under load, then the process that owns the jobs, then the whole service is stopped and started."""
     service = serve("jobs_at_once=4", checkpoint=tiny_runs)
     client = Client(service.url)
-    answers: Counter[int] = Counter()
-    over = threading.Event()
-
-    def keep_asking(seed: int) -> None:
-        while not over.is_set():
-            answer = requests.post(
-                f"{service.url}/v1/generate/joint",
-                params={"seconds": 1.5, "steps": 6, "seed": seed, "format": "npz"}, timeout=180,
-            )  # fmt: skip
-            answers[answer.status_code] += 1
-
+    asking = Asking(service.url)
     job = client.batch(items())
-    threads = [threading.Thread(target=keep_asking, args=(i,)) for i in range(3)]
-    for thread in threads:
-        thread.start()
     until(lambda: done(service, job) >= 4)
     (replica,) = service.replicas("sampler")
     replica.kill()
-    before = sum(answers.values())
-    until(lambda: sum(answers.values()) > before + 3, what="no request was answered after the kill")
-    over.set()
-    for thread in threads:
-        thread.join()
+    before = len(asking.answers)
+    until(lambda: len(asking.answers) > before + 3, what="no request was answered after the kill")
     # The same seed gives the same sample, so those requests were made again by the next replica.
-    assert set(answers) == {200}, answers
-    already = done(service, job)
+    asking.end()
+    already, written = done(service, job), results_of(service, job)
     assert already < N_ITEMS, "the job ended too soon to be broken"
     (owner,) = service.replicas("api")
     owner.kill()
@@ -87,7 +105,10 @@ def test_killed_replicas_and_a_restart_lose_no_item(
     service.start()
     assert client.job(job.id).state().items["done"] >= already
     client.job(job.id).wait()
-    assert_made_once(client.job(job.id), tmp_path / "made")
+    assert_all_made(client.job(job.id), tmp_path / "made")
+    at_the_end = results_of(service, job)
+    assert len(at_the_end) == N_ITEMS
+    assert {name: at_the_end[name] for name in written} == written, "what was done was made again"
     assert service.stop() == 75
 
 
@@ -156,32 +177,14 @@ def test_a_new_alias_takes_over_without_a_failed_request(
     )
     client = Client(service.url)
     assert sorted(client.models()["versions"]) == ["models:/a2m/1", "models:/m2a/1"]
-    answers: Counter[int] = Counter()
-    made_by: Counter[str] = Counter()
-    over = threading.Event()
-
-    def keep_asking(seed: int) -> None:
-        while not over.is_set():
-            answer = requests.post(
-                f"{service.url}/v1/generate/joint",
-                params={"seconds": 1.5, "steps": 6, "seed": seed, "format": "npz"}, timeout=180,
-            )  # fmt: skip
-            answers[answer.status_code] += 1
-            made_by[json.loads(answer.headers["x-momu-recipe"])["weights"]["a2m"]] += 1
-
-    threads = [threading.Thread(target=keep_asking, args=(i,)) for i in range(3)]
-    for thread in threads:
-        thread.start()
-    until(lambda: sum(answers.values()) > 5)
+    asking = Asking(service.url)
+    until(lambda: len(asking.answers) > 5)
     promote("a2m/2", uri=uri)
     until(lambda: "models:/a2m/2" in client.models()["versions"], 60, "the new version was not taken over")
-    seen = sum(answers.values())
-    until(lambda: sum(answers.values()) > seen + 6)
-    over.set()
-    for thread in threads:
-        thread.join()
-    assert set(answers) == {200}, answers
-    assert set(made_by) == set(versions), "both versions made something, and nothing else did"
+    seen = len(asking.answers)
+    until(lambda: len(asking.answers) > seen + 6)
+    made_by = {json.loads(answer.headers["x-momu-recipe"])["weights"]["a2m"] for answer in asking.end()}
+    assert made_by == set(versions), "both versions made something, and nothing else did"
     service.stop()
 
 
