@@ -30,7 +30,7 @@ unexport PYTHONPATH PYTHONHOME
 help:
 	@echo "make demo        the whole system on a synthetic set, 9 to 15 minutes on 2 cores; then open runs/demo/index.html"
 	@echo "make test        style, types, all tests and a small demo"
-	@echo "make test-chaos  workers and drivers killed at 40 random steps, other numbers of workers, drained nodes; about 40 minutes"
+	@echo "make test-chaos  workers and drivers killed at 42 random steps, other numbers of workers, drained nodes; an hour"
 	@echo "make test-slurm  jobs on a SLURM cluster of namespaces on this machine; as root on Debian it installs the packages for it"
 	@echo "make setup       only makes .venv (both commands above do it themselves)"
 	@echo "make wheelhouse  the locked packages as files in wheelhouse/, for a site without a network: make setup WHEELHOUSE=<folder> there"
