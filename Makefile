@@ -25,11 +25,12 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # A root folder or another project's modules on PYTHONPATH could shadow the installed packages.
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: help setup wheelhouse demo demo-smoke test test-chaos test-slurm slurm-packages lint types unit integration clean
+.PHONY: help setup wheelhouse demo demo-smoke test test-parity test-chaos test-slurm slurm-packages lint types unit integration clean
 
 help:
 	@echo "make demo        the whole system on a synthetic set, 9 to 15 minutes on 2 cores; then open runs/demo/index.html"
-	@echo "make test        style, types, all tests and a small demo"
+	@echo "make test        style, types, tests and a small demo"
+	@echo "make test-parity one worker, several, DDP and ZeRO 1 to 3 compute the same; about 8 minutes"
 	@echo "make test-chaos  workers and drivers killed at 42 random steps, other numbers of workers, drained nodes; an hour"
 	@echo "make test-slurm  jobs on a SLURM cluster of namespaces on this machine; as root on Debian it installs the packages for it"
 	@echo "make setup       only makes .venv (both commands above do it themselves)"
@@ -85,7 +86,10 @@ unit: setup
 	$(call part,unit$(comma) contract$(comma) golden and architecture tests,$(WITH_PATH) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=5 -m "not integration and not slurm" tests)
 
 integration: setup
-	$(call part,integration tests,$(WITH_PATH) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=5 -m "integration and not chaos" tests)
+	$(call part,integration tests,$(WITH_PATH) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=5 -m "integration and not chaos and not parity" tests)
+
+test-parity: setup
+	$(call part,parity of strategies,$(WITH_PATH) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=5 -m parity tests)
 
 test-chaos: setup
 	$(call part,faults at random steps,$(WITH_PATH) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rP --show-capture=stdout --durations=5 tests/integration/test_faults.py tests/integration/test_drain.py tests/integration/test_tracking.py)
