@@ -25,12 +25,14 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # A root folder or another project's modules on PYTHONPATH could shadow the installed packages.
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: help setup wheelhouse demo serve demo-smoke test test-chaos test-slurm slurm-packages lint types unit integration clean
+.PHONY: help setup wheelhouse demo serve demo-smoke test test-parity test-serving test-chaos test-slurm slurm-packages lint types unit integration clean
 
 help:
 	@echo "make demo        the whole system on a synthetic set, 9 to 15 minutes on 2 cores; then open runs/demo/index.html"
-	@echo "make test        style, types, all tests and a small demo"
-	@echo "make test-chaos  workers and drivers killed at 40 random steps, other numbers of workers, drained nodes; about 40 minutes"
+	@echo "make test        style, types, tests and a small demo"
+	@echo "make test-parity one worker, several, DDP and ZeRO 1 to 3 compute the same; about 8 minutes"
+	@echo "make test-serving  the service on Ray Serve: all pages, killed replicas, overload, another model"
+	@echo "make test-chaos  workers and drivers killed at 42 random steps, other numbers of workers, drained nodes; an hour"
 	@echo "make test-slurm  jobs on a SLURM cluster of namespaces on this machine; as root on Debian it installs the packages for it"
 	@echo "make serve       what make demo trained, over HTTP at 127.0.0.1:8000 (docs/serving.md)"
 	@echo "make setup       only makes .venv (both commands above do it themselves)"
@@ -86,10 +88,16 @@ types: setup
 	$(call part,types,$(BIN)/mypy)
 
 unit: setup
-	$(call part,unit$(comma) contract$(comma) golden and architecture tests,$(WITH_PATH) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=5 -m "not integration and not slurm" tests)
+	$(call part,unit$(comma) contract$(comma) golden and architecture tests,$(WITH_PATH) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=5 -m "not integration and not slurm and not serving" tests)
 
 integration: setup
-	$(call part,integration tests,$(WITH_PATH) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=5 -m "integration and not chaos" tests)
+	$(call part,integration tests,$(WITH_PATH) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=5 -m "integration and not chaos and not parity" tests)
+
+test-parity: setup
+	$(call part,parity of strategies,$(WITH_PATH) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=5 -m parity tests)
+
+test-serving: setup
+	$(call part,the service,$(WITH_PATH) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=5 -m serving tests)
 
 test-chaos: setup
 	$(call part,faults at random steps,$(WITH_PATH) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rP --show-capture=stdout --durations=5 tests/integration/test_faults.py tests/integration/test_drain.py tests/integration/test_tracking.py)

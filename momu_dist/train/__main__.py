@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from typing import NoReturn
 
 from momu_dist.errors import STOPPED, exit_code
 
@@ -72,5 +75,17 @@ def _run(options: argparse.Namespace) -> None:
         work()
 
 
+def _exit(code: int) -> NoReturn:
+    """End this process without tearing it down: a thread of Ray 2.60 (opencensus) that still runs then may crash it.
+
+    All is done and written by now, and a training that has finished would end as one that failed.
+    """
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # nobody reads it any more
+            stream.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(as_program())
+    _exit(as_program())

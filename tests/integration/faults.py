@@ -22,10 +22,12 @@ from momu_dist.config.load import load_config
 from momu_dist.config.schema import RunConfig
 from momu_dist.core.catalog import STAGES
 from momu_dist.data.feed import FeedSpec, LocalFeed
+from momu_dist.data.latents import latent_fingerprint
 from momu_dist.data.manifest import Manifest
 from momu_dist.inference.export import find_export
-from momu_dist.train.build import feed_spec
+from momu_dist.train.build import feed_spec, required_exports
 from momu_dist.train.checkpoint import newest_checkpoint
+from momu_dist.train.run import resolved_inputs
 from momu_dist.train.seen import recorded_samples
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "demo"
@@ -88,7 +90,9 @@ class Field:
         """The samples of each step as the plan has them, read by a feed of one worker."""
         root = self.data.root
         if STAGES[config.stage].reads == "latents":
-            (root,) = (self.data.root / "latents").iterdir()
+            exports = required_exports(resolved_inputs(config), self.data)
+            weights = {name: export.sha256 for name, export in exports.items()}
+            root = root / "latents" / latent_fingerprint(self.data, weights)
         spec: FeedSpec = feed_spec(config, root, ())
         steps = LocalFeed(spec).steps(0, config.train.max_steps or 0)
         return {step: [(row["epoch"], row["clip_id"]) for row in rows] for step, rows in enumerate(steps)}

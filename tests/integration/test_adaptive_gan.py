@@ -22,7 +22,7 @@ from momu_dist.train.build import feed_spec
 from momu_dist.train.run import train
 from momu_dist.train.worker import run_worker
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.parity]
 
 DEMO = Path(__file__).parents[2] / "configs" / "demo" / "music_vae.yaml"
 STEPS, START = 8, 3

@@ -17,7 +17,7 @@ import pytest
 from momu_dist.inference.generator import Generator
 from momu_dist.inference.request import Request
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.serving
 
 
 def command(manifest: Path, out: Path, runs: Path, *more: str) -> list[str]:

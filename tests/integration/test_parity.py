@@ -30,7 +30,7 @@ from momu_dist.train.ray_session import ray_session
 from momu_dist.train.run import train
 from momu_dist.train.worker import run_worker
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.parity]
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "demo"
 STEPS = 20

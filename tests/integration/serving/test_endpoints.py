@@ -21,7 +21,7 @@ from momu_dist.inference.inputs import read_inputs
 from momu_dist.inference.request import Request
 from served import Served, metric, until
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.serving
 
 
 @pytest.fixture(scope="module")

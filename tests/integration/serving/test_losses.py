@@ -23,7 +23,7 @@ from momu_dist.tracking.registry import promote, resolve
 from momu_dist.train.run import train
 from served import Served, metric, until
 
-pytestmark = pytest.mark.integration
+pytestmark = pytest.mark.serving
 N_ITEMS = 40
 TinyConfig = Callable[..., RunConfig]
 
