@@ -18,7 +18,6 @@ from momu_dist.cli.inspect import add_inspect
 from momu_dist.cli.prepare import add_prepare
 from momu_dist.cli.promote import add_promote
 from momu_dist.cli.ray_job import add_ray_job
-from momu_dist.cli.serve import add_serve
 from momu_dist.cli.status import add_status
 from momu_dist.cli.weights import add_weights
 from momu_dist.errors import exit_code
@@ -36,6 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from momu_dist.cli.submit import run_submit  # likewise: its options and overrides may mix
 
         return run_submit(given[1:])
+    if given[:1] == ["serve"]:
+        from momu_dist.cli.serve import run_serve  # likewise
+
+        return run_serve(given[1:])
     options = _parser().parse_args(given)
     return exit_code(lambda: options.run(options), "stopped")
 
@@ -54,7 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     add_weights(commands)
     add_client(commands)
     add_demo(commands)
-    add_serve(commands)
+    commands.add_parser(
+        "serve", help="Serve the samplers over HTTP, on this machine or the Ray of RAY_ADDRESS."
+    )
     commands.add_parser("submit", help="Submit a stage, a chain of stages or a sweep to SLURM.")
     add_status(commands)
     add_ray_job(commands)

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
-from momu_dist.cli.command import Commands, add, add_checkpoints
+from momu_dist.cli.command import add_checkpoints
+from momu_dist.errors import exit_code
 
 
-def add_serve(commands: Commands) -> None:
-    parser = add(
-        commands, "serve", "Serve the samplers over HTTP, on this machine or the Ray of RAY_ADDRESS.", _run
+def run_serve(arguments: Sequence[str]) -> int:
+    """Serve until a signal comes; return the exit code."""
+    options = _parser().parse_intermixed_args(arguments)  # options may stand between settings
+    return exit_code(lambda: _run(options), "stopped; jobs go on when it is started again")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="momu serve",
+        description="Serve the samplers over HTTP, on this machine or the Ray of RAY_ADDRESS.",
     )
     add_checkpoints(parser, required=False)
     parser.add_argument("--config", type=Path, help="Serve config file (serve/app.yaml where there is one)")
@@ -21,6 +30,7 @@ def add_serve(commands: Commands) -> None:
     parser.add_argument(
         "settings", nargs="*", metavar="key=value", help="settings over those of the config, such as queue=16"
     )
+    return parser
 
 
 def _run(options: argparse.Namespace) -> None:
