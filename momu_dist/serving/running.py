@@ -61,10 +61,9 @@ def run_service(args: Mapping[str, Any], http: Mapping[str, Any]) -> None:
     after a signal, also one that came during the start.
     """
     settings = settings_from(_absolute(args))
+    # What is not there is said before a Ray is started.
     for name in settings.checkpoint:
-        exports_under(
-            resolve(name, settings.tracking_uri)
-        )  # what is not there is said before a Ray is started
+        exports_under(resolve(name, settings.tracking_uri))
     http = {**_HTTP, **http}
     if http["host"] not in ("127.0.0.1", "localhost", "::1") and not settings.token_file:
         print(
@@ -98,9 +97,8 @@ def _deploy(settings: ServiceSettings) -> None:
             route_prefix="/",
             logging_config={"log_level": "WARNING"},
         )
-    except (
-        RuntimeError
-    ) as error:  # holds the traceback of the replica that did not start; what went wrong ends it
+    except RuntimeError as error:
+        # It holds the traceback of the replica that did not start, whose last line says what went wrong.
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise CheckpointError(f"the service did not start: {lines[-1] if lines else error}") from error
 
