@@ -14,22 +14,29 @@ from typing import NoReturn
 from momu_dist.errors import STOPPED, exit_code
 
 
-def _leave(number: int, _: object) -> None:
-    """End with the code of a run that was stopped: before training there is nothing to save."""
-    os.write(2, f"stopped by {signal.Signals(number).name}; run the same command again.\n".encode())
-    raise SystemExit(STOPPED)
-
-
 def as_program(arguments: Sequence[str] | None = None) -> int:
     """Run the command as the whole of this process: SIGTERM and SIGUSR2 are answered while much is still to be imported, and
     change nothing once it has ended. In between, training answers them.
     """
+    stopped = False
+
+    def leave(number: int, _: object) -> None:
+        nonlocal stopped
+        stopped = True  # before training there is nothing to save
+        os.write(2, f"stopped by {signal.Signals(number).name}; run the same command again.\n".encode())
+        raise SystemExit(STOPPED)
+
     for number in (signal.SIGTERM, signal.SIGUSR2):
-        signal.signal(number, _leave)
-    code = main(arguments)
-    for number in (signal.SIGTERM, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
-    return code
+        signal.signal(number, leave)
+    try:
+        code = main(arguments)
+    except BaseException:
+        if not stopped:  # what was interrupted may end by an error of its own (argparse does)
+            raise
+    finally:
+        for number in (signal.SIGTERM, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_IGN)
+    return STOPPED if stopped else code
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

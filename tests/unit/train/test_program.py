@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from momu_dist.train import __main__ as program
+
 ROOT = Path(__file__).parents[3]
 
 
@@ -26,6 +28,25 @@ def test_a_signal_while_it_still_imports_ends_it_as_stopped(number: signal.Signa
     assert process.returncode == 75, said
     assert f"stopped by {number.name}" in said and "Traceback" not in said
     assert list(tmp_path.iterdir()) == []
+
+
+def test_code_that_hides_the_interruption_behind_its_own_error_still_ends_as_stopped(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_: object) -> int:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            raise AttributeError("what argparse says where a signal cuts into it")
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)}
+    monkeypatch.setattr(program, "main", interrupted)
+    try:
+        assert program.as_program([]) == 75
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert "stopped by SIGTERM" in capfd.readouterr().err
 
 
 def caught(pid: int) -> int:
