@@ -7,6 +7,7 @@ import os
 import platform
 from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 PACKAGES = ("torch", "ray", "deepspeed", "librosa", "numpy")
@@ -23,6 +24,13 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def publish(title: str, text: str, out: Path | None) -> None:
+    """Print `text`, and write it to `out` under `title` where there is one."""
+    if out:
+        out.write_text(f"# {title}\n\n{text}")
+    print(text)
 
 
 def _processor() -> str:

@@ -26,7 +26,7 @@ from momu_dist.core.diffusion.guidance import ConditionalModel
 from momu_dist.inference.evaluate import paired, shuffled
 from momu_dist.inference.generator import Generator
 from momu_dist.inference.request import Request, variations
-from report import machine_line, table
+from report import machine_line, publish, table
 
 HEAD = (
     "kind",
@@ -142,9 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"networks together; medians of {options.rounds} rounds. `ours`: all samples share calls; `ours, alone`: each "
         f"sample by itself.\n\n{table(HEAD, rows)}\n"
     )
-    if options.out:
-        options.out.write_text(f"# Joint sampling\n\n{text}")
-    print(text)
+    publish("Joint sampling", text, options.out)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ import torch
 from momu_dist.inference.generator import Generator
 from momu_dist.inference.outputs import write_as
 from momu_dist.inference.request import Request
-from report import machine_line, table
+from report import machine_line, publish, table
 
 CLIENTS = (1, 8, 32)
 HEAD = ("clients", "way", "samples/s", "of the ceiling", "p50 s", "p99 s")
@@ -195,9 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"measurement, {counts[1]} with one client. The ceiling is the mean of a measurement before and one after.\n\n"
         f"{table(HEAD, rows)}\n\nOne client waits {more_ms:.0f} ms longer for (a) than for (b), median.\n"
     )
-    if options.out:
-        options.out.write_text(f"# Throughput of the service\n\n{text}")
-    print(text)
+    publish("Throughput of the service", text, options.out)
 
 
 if __name__ == "__main__":
