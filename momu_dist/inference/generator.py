@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +68,7 @@ class Generator:
         warn_if_short(prepared)
         # Neighbours in length walk together, so that little is padded.
         waiting = sorted(range(len(prepared)), key=lambda i: prepared[i].n_latents)
-        total = sum(self._n_steps(p) for p in prepared)
+        total = sum(p.n_steps for p in prepared)
         walkers: Walkers[int] = Walkers(self.networks)
         samples: dict[int, Sample] = {}
         told = 0
@@ -77,7 +78,7 @@ class Generator:
                 walkers.join(i, self.walk(prepared[i]))
             for i, latents in walkers.step().items():
                 samples[i] = self.finish(prepared[i], latents)
-            done = sum(self._n_steps(prepared[i]) for i in samples) + walkers.steps_done()
+            done = sum(prepared[i].n_steps for i in samples) + walkers.steps_done()
             if on_step and done > told:
                 on_step(done, total)
             told = done
@@ -87,8 +88,11 @@ class Generator:
         """Return `request`, checked and with its input on the mel grid; see `prepared.prepare` for what it raises."""
         prepared = prepare(request, self.models)
         # What a sampler refuses, it refuses at its first step: now is the time to hear it.
-        next(self._joint(prepared) if request.task == "joint" else self._steps(request.task, prepared))
-        return prepared
+        if request.task == "joint":
+            first = next(self._joint(prepared))[0].point
+        else:
+            first = next(self._steps(request.task, prepared))
+        return replace(prepared, n_steps=first.n_steps)
 
     @torch.no_grad()
     def walk(self, prepared: Prepared) -> Walk:
@@ -124,13 +128,6 @@ class Generator:
         music, motion = (self._steps(direction, prepared) for direction in ("m2a", "a2m"))
         schedule, request = self.models.denoising["m2a"].schedule, prepared.request
         return cross_guidance(music, motion, schedule, request.gamma, request.guidance)
-
-    def _n_steps(self, prepared: Prepared) -> int:
-        """Sampling steps of a request, as its walk will count them."""
-        request = prepared.request
-        if request.sampler != "ddpm":
-            return request.steps
-        return self.models.denoising[request.task].schedule.n_steps
 
     def _steps(self, direction: str, prepared: Prepared) -> Steps:
         net, request = self.models.denoising[direction], prepared.request

@@ -39,6 +39,8 @@ class Prepared:
     audio: np.ndarray | None = None
     mel: np.ndarray | None = None
     motion_px: np.ndarray | None = None
+    n_steps: int = 0
+    """Sampling steps, as its walk will count them; `Generator.prepare` knows."""
 
     @property
     def n_latents(self) -> int:

@@ -93,7 +93,10 @@ class Sampler:
         """Ray replaces a replica for which this raises: one that has work and does not get on with it."""
         stalled_s = max(self._stepper.stalled_s(), self._maker.stalled_s())
         if stalled_s > self._settings.stall_s:
-            raise RuntimeError(f"no progress for {stalled_s:.0f} s")
+            inside, waiting = self._stepper.load()
+            raise RuntimeError(
+                f"no progress for {stalled_s:.0f} s, with {inside} samples under way and {waiting} that wait"
+            )
 
 
 class Replicas:

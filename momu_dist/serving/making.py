@@ -67,11 +67,11 @@ class Maker:
         """
         requests = variations(request_of(task, settings, inputs), settings.n)
         prepared = [await self._aside(partial(generator.prepare, r)) for r in requests]
-        done, total = [0] * len(requests), [settings.steps_each] * len(requests)
+        done, total = [0] * len(requests), sum(p.n_steps for p in prepared)
 
         def hear(i: int) -> Callable[[int, int], None]:
-            def on_progress(now: int, n_steps: int) -> None:
-                done[i], total[i] = now, n_steps
+            def on_progress(now: int, _: int) -> None:
+                done[i] = now
 
             return on_progress
 
@@ -83,7 +83,7 @@ class Maker:
             while not (await asyncio.wait([ended], timeout=_TELL_S))[0]:
                 if sum(done) > told:
                     told = sum(done)
-                    yield Progress(told, sum(total))
+                    yield Progress(told, total)
             latents = ended.result()
         finally:
             for future in futures:
