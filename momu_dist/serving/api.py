@@ -31,6 +31,10 @@ _log = logging.getLogger(__name__)
 
 _BEARER = HTTPBearer(auto_error=False, description="the token of the service's token_file")
 _NO_BEATS = ("onsets_s", "kinematic_beats_s")
+_OF_THE_ROUTER = {
+    "Not Found": "there is no such page; /docs shows those that there are.",
+    "Method Not Allowed": "this page does not take that method; /docs shows which it takes.",
+}
 
 
 def create_app(service: Service, token: str | None = None, lifespan: Any = None) -> FastAPI:
@@ -159,7 +163,8 @@ def _say_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http(_: Request, error: HTTPException) -> JSONResponse:
-        return say(error.status_code, str(error.detail), dict(error.headers or {}))
+        detail = _OF_THE_ROUTER.get(str(error.detail), str(error.detail))
+        return say(error.status_code, detail, dict(error.headers or {}))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:

@@ -76,7 +76,7 @@ def test_several_samples_come_as_a_zip(opened) -> None:
         (JOINT, {}, b"", 422, "seconds"),
         (JOINT, {"seconds": 5, "gamma": 2}, b"", 422, "gamma"),
         (A2M, {}, b"x" * (2**20 + 1), 413, "at most 1 MB"),
-        ("/v1/generate/nothing", {}, b"", 404, "Not Found"),
+        ("/v1/generate/nothing", {}, b"", 404, "no such page"),
     ],
 )
 def test_what_is_refused_is_said_in_a_sentence(opened, played, path, query, body, status, said) -> None:
