@@ -15,6 +15,7 @@ from ray import serve
 from momu_dist.errors import CheckpointError, ConfigError, Stopped
 from momu_dist.inference.export import MODEL_SCHEME, exports_under
 from momu_dist.serving.app import build
+from momu_dist.serving.front import environment
 from momu_dist.serving.settings import ServiceSettings, settings_from
 from momu_dist.tracking.registry import resolve
 from momu_dist.train.ray_session import ray_session
@@ -72,7 +73,12 @@ def run_service(args: Mapping[str, Any], http: Mapping[str, Any]) -> None:
         )
     with _signals() as stopped, ray_session(settings.replicas, settings.cpus):
         shared = bool(serve.status().proxies)
-        serve.start(http_options=http, proxy_location="HeadOnly")
+        serve.start(
+            http_options=http,
+            proxy_location="HeadOnly",
+            # Serve's process for HTTP inherits it.
+            controller_options={"runtime_env": {"env_vars": environment(settings.max_body_mb)}},
+        )
         try:
             _deploy(settings)
             url = f"http://{http['host']}:{http['port']}"

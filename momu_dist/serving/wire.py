@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from fastapi import Request
@@ -41,13 +42,13 @@ BODY = {
 async def body_of(request: Request, most_mb: float) -> bytes:
     """The body, read no further than `most_mb`; HTTPException 413 for more."""
     most = int(most_mb * 2**20)
-    if (declared := request.headers.get("content-length", "")).isdigit() and int(declared) > most:
-        raise _too_large(most_mb)
+    if declared_bytes(request.headers.raw) > most:
+        raise HTTPException(413, too_large(most_mb))
     content = bytearray()
     async for chunk in request.stream():
         content += chunk
         if len(content) > most:
-            raise _too_large(most_mb)
+            raise HTTPException(413, too_large(most_mb))
     return bytes(content)
 
 
@@ -60,5 +61,14 @@ async def no_body(request: Request) -> None:
             )
 
 
-def _too_large(most_mb: float) -> HTTPException:
-    return HTTPException(413, f"the body is too large, expected at most {most_mb:g} MB; send less.")
+def declared_bytes(headers: Iterable[tuple[bytes, bytes]]) -> int:
+    """The Content-Length among raw headers, 0 where it is not said."""
+    for name, value in headers:
+        if name == b"content-length" and value.isdigit():
+            return int(value.lstrip(b"0")[:20] or b"0")  # Python turns only so many digits into a number
+    return 0
+
+
+def too_large(most_mb: float) -> str:
+    """What is said of a body beyond the bound."""
+    return f"the body is too large, expected at most {most_mb:g} MB; send less."

@@ -10,9 +10,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray.serve.config import ControllerOptions
 
 from momu_dist.cli import main
 from momu_dist.errors import ConfigError, Stopped
+from momu_dist.serving.front import environment
 from momu_dist.serving.running import DEFAULT_CONFIG, read_config, run_service
 
 CONFIG = (
@@ -56,11 +58,13 @@ class Serve:
     def __init__(self, proxies: dict[str, str]) -> None:
         self.proxies = proxies
         self.asked: list[str] = []
+        self.variables: dict[str, str] = {}
 
     def status(self) -> Any:
         return SimpleNamespace(proxies=self.proxies)
 
-    def start(self, **_: Any) -> None:
+    def start(self, *, controller_options: dict[str, Any], **_: Any) -> None:
+        self.variables = ControllerOptions(**controller_options).runtime_env["env_vars"]  # type: ignore[index]
         os.kill(os.getpid(), signal.SIGTERM)
 
     def run(self, *_: Any, name: str, **__: Any) -> None:
@@ -85,5 +89,6 @@ def test_a_signal_during_the_start_ends_what_is_ours(
     monkeypatch.setattr("momu_dist.serving.running.ray_session", lambda *_: nullcontext())
     monkeypatch.setattr("momu_dist.serving.running.exports_under", lambda path: {})
     with pytest.raises(Stopped):
-        run_service({"checkpoint": ["run"]}, {})
+        run_service({"checkpoint": ["run"], "max_body_mb": 3}, {})
+    assert played.variables == environment(3.0)
     assert played.asked == ["run momu", end] and signal.getsignal(signal.SIGTERM) is before
