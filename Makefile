@@ -14,7 +14,6 @@ WITH_PATH := PATH="$(CURDIR)/$(BIN):$$PATH"
 
 # Caches stay in the checkout; nothing reports usage or asks a hub.
 export TORCH_EXTENSIONS_DIR := $(CURDIR)/.cache/torch_extensions
-export NUMBA_CACHE_DIR := $(CURDIR)/.cache/numba
 export MPLCONFIGDIR := $(CURDIR)/.cache/matplotlib
 export MPLBACKEND := Agg
 export RAY_USAGE_STATS_ENABLED := 0
@@ -42,7 +41,8 @@ help:
 
 setup: $(STAMP)
 
-# Exactly the locked versions; the stamp makes a second run install nothing.
+# Exactly the locked versions; the stamp makes a second run install nothing. librosa's loops are compiled here, into .venv: two
+# processes that do it at once (numba 0.68) may leave one's caller beside the other's loop, and every later process crashes on it.
 $(STAMP): requirements.lock pyproject.toml $(BIN)/python
 	@command -v g++ >/dev/null || { echo "momu: no g++ found; DeepSpeed compiles a small part with it: install a C++ compiler (on Debian or Ubuntu: apt-get install g++)." >&2; exit 2; }
 	@$(BIN)/python -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' || \
@@ -51,6 +51,7 @@ $(STAMP): requirements.lock pyproject.toml $(BIN)/python
 	@$(BIN)/python -m pip install -qq $(FROM_WHEELS) -r requirements.lock || { [ -z "$(WHEELHOUSE)" ] || \
 		echo "momu: $(WHEELHOUSE) lacks what pip names above; make it with \`make wheelhouse\` from the same requirements.lock, with the Python and on the kind of machine that this is." >&2; exit 2; }
 	@$(BIN)/python -m pip install -qq --no-deps --no-build-isolation $(FROM_WHEELS) -e .
+	@$(BIN)/python -c 'import librosa.onset, librosa.core.pitch'
 	@touch $@
 
 $(BIN)/python:

@@ -21,8 +21,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from momu_dist.core.diffusion.batching import Walkers
-from momu_dist.core.diffusion.guidance import ConditionalModel
+from momu_dist.core.diffusion.batching import Walkers, evaluate
+from momu_dist.core.diffusion.guidance import ConditionalModel, Walk
 from momu_dist.inference.evaluate import paired, shuffled
 from momu_dist.inference.generator import Generator
 from momu_dist.inference.request import Request, variations
@@ -85,6 +85,20 @@ def walk_all(generator: Generator, requests: Sequence[Request], at_once: int) ->
     return [found[i] for i in range(len(requests))]
 
 
+def walk_naively(generator: Generator, requests: Sequence[Request]) -> list[tuple[Tensor, ...]]:
+    """The same latents, each branch of each network of each sample in a call of its own."""
+
+    def latents(walk: Walk) -> tuple[Tensor, ...]:
+        asks = next(walk)
+        while True:
+            try:
+                asks = walk.send([evaluate(generator.networks, [ask])[0] for ask in asks])
+            except StopIteration as end:
+                return tuple(end.value)
+
+    return [latents(generator.walk(generator.prepare(request))) for request in requests]
+
+
 def measure(generator: Generator, request: Request, n: int, rounds: int) -> list[list[str]]:
     """The table's rows."""
     counted = {name: Counted(net) for name, net in generator.networks.items()}
@@ -96,7 +110,10 @@ def measure(generator: Generator, request: Request, n: int, rounds: int) -> list
             for net in counted.values():
                 net.calls = 0
             began = time.perf_counter()
-            latents = walk_all(generator, requests, n if kind == "ours" else 1)
+            if kind == "naive":
+                latents = walk_naively(generator, requests)
+            else:
+                latents = walk_all(generator, requests, n if kind == "ours" else 1)
             result = results[kind, sampler, steps]
             result.seconds.append((time.perf_counter() - began) / n)
             result.calls = sum(net.calls for net in counted.values()) / n

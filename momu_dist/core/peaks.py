@@ -13,8 +13,8 @@ def peak_pick(
 
     n is one if x[n] is the maximum of x[n - pre_max : n + post_max], is at least the mean of x[n - pre_avg : n + post_avg]
     plus delta, and lies more than `wait` after the one before. The rule for n = 0 is the same with what lies after it.
-    Source: `librosa.util.peak_pick`, whose compiled loop crashes where it was loaded from numba's cache in a process that
-    collects garbage (numba 0.68, inside Ray's workers).
+    Source: `librosa.util.peak_pick`, whose compiled loop crashes where several processes filled numba's cache at once
+    (numba 0.68: what calls it and the loop itself are two files, and each may be another process's).
     """
     peaks: list[int] = []
     n = 0
