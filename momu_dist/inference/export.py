@@ -11,10 +11,11 @@ import math
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -26,19 +27,30 @@ from momu_dist.core.latents import LatentScale
 from momu_dist.core.motion.normalise import MotionStats
 from momu_dist.data.hashes import file_sha256
 from momu_dist.data.latents import MODALITIES
-from momu_dist.errors import CheckpointError, DataError
+from momu_dist.errors import CheckpointError, DataError, MomuError
 
 FORMAT = 1
 MODEL_SCHEME = "models:/"  # of registered models, which are found outside of inference
 
 
+REPLACING_S = 1.0
+"""How long a reader waits for an export whose older one has been put aside; longer, and who replaced it was killed."""
+_TRIES = 100
+
+Made = TypeVar("Made")
+
+
 @dataclass(frozen=True)
 class Export:
-    """What `model.json` says. `config` is the resolved run; `facts` the rest (statistics, fingerprints, commit, hash)."""
+    """What `model.json` says. `config` is the resolved run; `facts` the rest (statistics, fingerprints, commit, hash).
+
+    `text` is the file as it was read, by which an export is told from one that has replaced it.
+    """
 
     folder: Path
     config: RunConfig
     facts: dict[str, Any]
+    text: str = field(repr=False)
 
     @property
     def stage(self) -> str:
@@ -59,6 +71,11 @@ class Export:
     def sha256(self) -> str:
         """The hash of the weights' file."""
         return str(self.facts["sha256"])
+
+    def stands(self) -> bool:
+        """Return whether the folder still holds this export: training replaces its own at every checkpoint."""
+        described = _described(self.folder)
+        return described == (self.folder, self.text)
 
     def load_into(self, net: nn.Module) -> nn.Module:
         """Load the weights into `net` and return it in eval mode; a torn or altered file is a CheckpointError."""
@@ -93,10 +110,10 @@ def write_export(
     facts: Mapping[str, Any],
     vaes: Mapping[str, Path],
 ) -> None:
-    """Write an export in place of any older one: a temporary folder first, then one rename."""
+    """Write an export in place of any older one, in a folder that is there: a temporary folder first, then one rename."""
     temporary = folder.with_name(f".{folder.name}-writing")
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    temporary.mkdir()
     save_file({name: value.contiguous() for name, value in state.items()}, temporary / "model.safetensors")
     # safetensors makes files for their owner alone; who may read the rest of an export may read its weights.
     (temporary / "model.safetensors").chmod(temporary.stat().st_mode & 0o666)
@@ -154,8 +171,8 @@ def find_export(path: str | Path, stage: str | None = None) -> Export:
             "momu_dist.tracking.registry.resolve, which returns one."
         )
     root = Path(path)
-    folder = next((f for f in (root, root / "export") if (f / "model.json").is_file()), None)
-    if folder is None:
+    described = _described(root, root / "export")
+    if described is None:
         state = (
             "has no export yet (training writes one at its checkpoints)"
             if root.is_dir()
@@ -164,10 +181,11 @@ def find_export(path: str | Path, stage: str | None = None) -> Export:
         raise CheckpointError(
             f"no trained model at {root}: the folder {state}; expected a run folder or its export/."
         )
+    folder, text = described
     try:
-        tree = json.loads((folder / "model.json").read_text())
+        tree = json.loads(text)
         config = dict(tree.pop("config"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{folder / 'model.json'} cannot be read ({error!r}); copy the export again."
         ) from error
@@ -175,7 +193,7 @@ def find_export(path: str | Path, stage: str | None = None) -> Export:
         raise CheckpointError(
             f"{folder} has export format {tree.get('format')}, this version reads {FORMAT}."
         )
-    export = Export(folder, config_from_dict(config, where=str(folder / "model.json")), tree)
+    export = Export(folder, config_from_dict(config, where=str(folder / "model.json")), tree, text)
     needed = {"sha256", *(("motion_stats", "latent_scales") if export.stage.startswith("dit") else ())}
     missing = sorted(needed - set(tree))
     if missing:
@@ -220,12 +238,61 @@ def _scales(export: Export) -> bool:
 def exports_under(path: str | Path) -> list[Export]:
     """Return the export at `path`, or those of the run folders directly under it."""
     root = Path(path)
-    if any((f / "model.json").is_file() for f in (root, root / "export")) or not root.is_dir():
+    if holds_export(root) or not root.is_dir():
         return [find_export(root)]
-    found = [
-        find_export(child) for child in sorted(root.iterdir()) if (child / "export" / "model.json").is_file()
-    ]
+    found = [find_export(child) for child in sorted(root.iterdir()) if _described(child / "export")]
     return found or [find_export(root)]
+
+
+def holds_export(path: str | Path) -> bool:
+    """Return whether there is an export at `path` (an export folder, or a run folder that holds one)."""
+    return _described(Path(path), Path(path) / "export") is not None
+
+
+def _described(*places: Path) -> tuple[Path, str] | None:
+    """Return the first of `places` that is an export, with the text of its model.json; None if none is.
+
+    While training replaces an export there is none for a moment, but the older one under another name.
+    """
+    until, missed = time.monotonic() + REPLACING_S, 0
+    while (
+        missed < 3 and time.monotonic() < until
+    ):  # one that is missing and replaced by nothing may just have been
+        for place in places:
+            try:
+                return place, (place / "model.json").read_text()
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except (OSError, ValueError) as error:
+                raise CheckpointError(
+                    f"{place / 'model.json'} cannot be read ({error!r}); copy the export again."
+                ) from error
+        if any(_old(place).exists() for place in places):
+            time.sleep(0.001)
+        else:
+            missed += 1
+    return None
+
+
+def settled(find: Callable[[], list[Export]], read: Callable[[list[Export]], Made]) -> Made:
+    """Return what `read` makes of the exports that `find` returns; again, if training has replaced one of them meanwhile.
+
+    So what is returned is of one export, and what is raised is not of two.
+    """
+    for _ in range(_TRIES):
+        found = find()
+        try:
+            made = read(found)
+        except (MomuError, OSError):
+            if all(export.stands() for export in found):
+                raise
+        else:
+            if all(export.stands() for export in found):
+                return made
+    raise CheckpointError(
+        f"{', '.join(str(export.folder) for export in found)} is replaced faster than it can be read; copy the export of one "
+        "checkpoint of that run, and read the copy."
+    )
 
 
 def source_commit() -> str:

@@ -18,7 +18,7 @@ from momu_dist.data.clips import first_clips
 from momu_dist.data.hashes import file_sha256
 from momu_dist.data.manifest import MANIFEST, NOTES, REJECTED, SPLITS, Manifest
 from momu_dist.errors import DataError
-from momu_dist.inference.export import Export, exports_under, find_export
+from momu_dist.inference.export import Export, exports_under, find_export, holds_export, settled
 from momu_dist.inference.sheet import draw_sheet
 from momu_dist.inference.writing import whole
 
@@ -34,9 +34,9 @@ def inspect(path: str | Path) -> str:
     root = Path(path)
     if (root / MANIFEST).is_file():
         return _prepared(Manifest.load(root))
-    exports = _exports(root)
-    if exports:
-        return "\n\n".join(_export(export) for export in exports)
+    told = settled(lambda: _exports(root), lambda found: "\n\n".join(map(_export, found)))
+    if told:
+        return told
     found = "does not exist" if not root.exists() else "is neither"
     raise DataError(
         f"{root} {found}: expected a folder that `momu prepare` finished, a run with an export, an export, or a folder of runs."
@@ -204,8 +204,7 @@ def _pairs(values: dict[str, Any]) -> str:
 
 def _exports(root: Path) -> list[Export]:
     """The exports at a folder, none if it holds none; what is torn raises CheckpointError."""
-    holds = any((folder / "model.json").is_file() for folder in (root, root / "export"))
-    if holds or (root / "config.yaml").is_file():  # a run that has no export yet says so
+    if holds_export(root) or (root / "config.yaml").is_file():  # a run that has no export yet says so
         return [find_export(root)]
     if root.is_dir() and any(root.glob("*/export/model.json")):
         return exports_under(root)

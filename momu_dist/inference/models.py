@@ -16,7 +16,7 @@ from momu_dist.core.models.autoencoder import Autoencoder
 from momu_dist.core.models.dit import LatentDiT
 from momu_dist.core.motion.normalise import MotionStats
 from momu_dist.errors import CheckpointError
-from momu_dist.inference.export import Export, exports_under, find_export
+from momu_dist.inference.export import Export, exports_under, find_export, settled
 
 DIRECTIONS = {"m2a": "dit_m2a", "a2m": "dit_a2m"}
 
@@ -71,7 +71,13 @@ def load_models(checkpoints: Sequence[str | Path], device: torch.device) -> Mode
     Raises CheckpointError where there is no diffusion transformer, two different ones of one direction, or where two
     do not share their VAEs.
     """
-    found = [export for path in checkpoints for export in exports_under(path)]
+    return settled(
+        lambda: [export for path in checkpoints for export in exports_under(path)],
+        lambda found: _assembled(found, checkpoints, device),
+    )
+
+
+def _assembled(found: Sequence[Export], checkpoints: Sequence[str | Path], device: torch.device) -> Models:
     dits: dict[str, Export] = {}
     for direction, stage in DIRECTIONS.items():
         for export in found:

@@ -23,7 +23,7 @@ from momu_dist.core.audio.vocoder import check_mel
 from momu_dist.core.models.bigvgan import BigVGAN, BigVGANConfig, with_weight_norm
 from momu_dist.data.hashes import file_sha256
 from momu_dist.errors import CheckpointError, ConfigError
-from momu_dist.inference.export import find_export
+from momu_dist.inference.export import Export, find_export, holds_export, settled
 
 STAGE = "vocoder"
 # Longer audio is made in pieces, which bounds the memory: the full network takes about 2.2 MB a frame on CPU.
@@ -109,12 +109,8 @@ def load_vocoder(path: str | Path, device: str | torch.device | None = None) -> 
             config = _reference_config(folder / config_name)
             net = _with_weights(config, _reference_state(weights), weights)
             return NeuralVocoder(net.to(device), file_sha256(weights), mel_scale)
-    if (folder / "model.json").is_file() or (folder / "export" / "model.json").is_file():
-        export = find_export(folder, stage=STAGE)
-        _check_mel_of({"num_mels": export.config.model.num_mels}, export.config.model, export.folder)
-        net = BigVGAN(export.config.model)
-        export.load_into(net)
-        return NeuralVocoder(net.to(device), export.sha256)
+    if holds_export(folder):
+        return settled(lambda: [find_export(folder, stage=STAGE)], lambda found: _trained(found[0], device))
     found = "there is no such folder"
     if folder.is_dir():
         names = sorted(file.name for file in folder.iterdir())
@@ -125,6 +121,13 @@ def load_vocoder(path: str | Path, device: str | torch.device | None = None) -> 
         f"no vocoder at {folder}: {found}; expected a folder with {_expected_files()}, or a run of stage {STAGE} "
         "(`momu weights check` says what to download and where to put it)."
     )
+
+
+def _trained(export: Export, device: str | torch.device) -> NeuralVocoder:
+    _check_mel_of({"num_mels": export.config.model.num_mels}, export.config.model, export.folder)
+    net = BigVGAN(export.config.model)
+    export.load_into(net)
+    return NeuralVocoder(net.to(device), export.sha256)
 
 
 @cache

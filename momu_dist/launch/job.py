@@ -19,10 +19,10 @@ from momu_dist.launch.ports import plan
 from momu_dist.launch.progress import Progress
 from momu_dist.launch.ray_cluster import NodeFailure, RayCluster, forget_secrets
 from momu_dist.launch.scontrol import job_facts, kill_wait_s, requeue
-from momu_dist.launch.scratch import node_folder
 from momu_dist.launch.sites import Site
 from momu_dist.launch.status import Status, job_folder
 from momu_dist.launch.work import Work, make_work
+from momu_dist.train.scratch import node_folder
 
 FAULT = 1
 TEARDOWN_S = 15.0

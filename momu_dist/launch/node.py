@@ -28,7 +28,7 @@ from momu_dist.launch.machine import gpus_given, memory_mb
 from momu_dist.launch.ports import PortPlan, busy_of
 from momu_dist.launch.ray_start import ray_command
 from momu_dist.launch.scontrol import cancel, job_facts, node_lost, requeue
-from momu_dist.launch.scratch import sweep, take
+from momu_dist.train.scratch import sweep, take
 
 MARK = "@momu "
 RAY_S = 60.0

@@ -12,7 +12,7 @@ from momu_dist.config.load import checked, read_yaml
 from momu_dist.core.ranges import Checked
 from momu_dist.errors import ConfigError
 from momu_dist.launch.sbatch import VARIABLES, Options, checked_options
-from momu_dist.launch.scratch import SOCKET_CHARACTERS, excess
+from momu_dist.train.scratch import SOCKET_CHARACTERS, excess
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "cluster"
 

@@ -11,6 +11,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from momu_dist.train.process import process_age_s
+
 JOBS = Path("runs/slurm")
 """What jobs keep, in the folder they were submitted from."""
 
@@ -90,10 +92,3 @@ class Status:
             os.replace(temporary, self.path)
         except OSError as error:
             print(f"momu: {self.path} is not up to date ({error.strerror})", flush=True)
-
-
-def process_age_s() -> float:
-    """Return how long this process lives, from before its interpreter; a batch script that became it counts too."""
-    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-    up = float(Path("/proc/uptime").read_text().split()[0])
-    return up - ticks / os.sysconf("SC_CLK_TCK")

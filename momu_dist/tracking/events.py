@@ -66,7 +66,6 @@ class Spool:
         """Add `events` at the end and force them to disk; nothing happens for none."""
         if not events:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
             if not self._ends_whole():
                 file.write("\n")  # what a crash has torn takes no other event along

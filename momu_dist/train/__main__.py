@@ -7,16 +7,18 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import NoReturn
 
 from momu_dist.errors import STOPPED, exit_code
+from momu_dist.train.process import process_age_s
 
 
 def as_program(arguments: Sequence[str] | None = None) -> int:
     """Run the command as the whole of this process: SIGTERM and SIGUSR2 are answered while much is still to be imported, and
-    change nothing once it has ended. In between, training answers them.
+    change nothing once it has ended. In between, training answers them, and a file `stop` that is younger than the process.
     """
     stopped = False
 
@@ -29,7 +31,7 @@ def as_program(arguments: Sequence[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, leave)
     try:
-        code = main(arguments)
+        code = main(arguments, time.time() - process_age_s())
     except BaseException:
         if not stopped:  # what was interrupted may end by an error of its own (argparse does)
             raise
@@ -39,8 +41,11 @@ def as_program(arguments: Sequence[str] | None = None) -> int:
     return STOPPED if stopped else code
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return 0, or 2 after one sentence on stderr for what a user can mend."""
+def main(arguments: Sequence[str] | None = None, since: float | None = None) -> int:
+    """Run the command, given at that moment (`time.time()`) or now; return 0, or 2 after one sentence on stderr for what a
+    user can mend.
+    """
+    since = time.time() if since is None else since
     parser = argparse.ArgumentParser(
         prog="python -m momu_dist.train", description="Train one stage of MoMu-Diffusion."
     )
@@ -55,10 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_intermixed_args(arguments)  # options may stand between overrides
     stopped = "stopped; the same command goes on from the newest checkpoint"
-    return exit_code(lambda: _run(options), stopped)
+    return exit_code(lambda: _run(options, since), stopped)
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(options: argparse.Namespace, since: float) -> None:
     from momu_dist.config.load import load_config
 
     config = load_config(options.config, options.overrides)
@@ -71,7 +76,7 @@ def _run(options: argparse.Namespace) -> None:
     from momu_dist.train.run import encode, train
 
     def work() -> None:
-        print(f"latents: {encode(config)}" if options.only_latents else f"trained: {train(config)}")
+        print(f"latents: {encode(config)}" if options.only_latents else f"trained: {train(config, since)}")
 
     if config.train.strategy == "local":
         work()

@@ -132,6 +132,34 @@ def check_files(folder: Path, hashes: Mapping[str, str]) -> None:
             raise CheckpointError(f"{path} is torn or was changed.")
 
 
+_FORM = {"local": "torch", "ddp": "torch"}
+"""Strategies that write the same files."""
+
+
+def check_continues(newest: Checkpoint, strategy: str, plan: str, total_steps: int) -> None:
+    """Refuse to go on at a checkpoint of another run than this (CheckpointError); another number of workers is none.
+
+    `plan` is the fingerprint of this run's order of samples.
+    """
+    there = newest.state["strategy"]
+    if _FORM.get(strategy, strategy) != _FORM.get(there, there):
+        raise CheckpointError(
+            f"{newest.folder} was written by {there}, this run is {strategy}; continue as it was, or start a new run with "
+            "inputs.init_from."
+        )
+    if newest.state["plan"] != plan:
+        raise CheckpointError(
+            f"{newest.folder} was written with another order of samples (data, seed, train.global_batch, data.length_s, "
+            "data.length_buckets, or the version of NumPy or of this program changed); "
+            "continue with the same values, or start a new run with inputs.init_from."
+        )
+    if newest.step > total_steps:
+        raise CheckpointError(
+            f"{newest.folder} has done {newest.step} steps, this run ends at {total_steps}; raise train.max_steps or "
+            "train.epochs, or choose another name=..."
+        )
+
+
 def digest(state: Mapping[str, Any]) -> str:
     """Return the hash that a state holds of itself."""
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()

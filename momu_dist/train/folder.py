@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -118,6 +118,14 @@ class RunFolder:
                     )
             yield
 
+    @contextmanager
+    def unwritten(self) -> Iterator[bool]:
+        """Give whether no worker of an attempt before logs and saves any more, and keep it so in the body."""
+        with writing_to(self.path):
+            lock = self._writer.open("w")
+        with lock:
+            yield _locked(lock)
+
     def open(self, config: RunConfig, origin: Mapping[str, str]) -> None:
         """Create the folder, or continue in it after `check`."""
         self.check(config, origin)
@@ -126,6 +134,10 @@ class RunFolder:
             _write(self._config, yaml.safe_dump(resolved_dict(config), sort_keys=False))
             _write(self._origin, json.dumps(dict(origin), indent=2))
             self._failure.unlink(missing_ok=True)
+
+    def gone(self) -> bool:
+        """Return whether the folder of a run that has begun was moved or deleted; what Ray may have made anew is none."""
+        return not self._config.is_file()
 
     def finished(self) -> dict[str, Any] | None:
         """Return what the run wrote at its end, or None."""
@@ -165,9 +177,16 @@ class RunFolder:
         """Ask the workers, wherever they are, to save and stop; a file named `stop` in the run folder does the same."""
         self._stop.write_text(reason)
 
-    def withdraw_stop(self) -> None:
-        """Forget that the run was asked to stop."""
-        self._stop.unlink(missing_ok=True)
+    def withdraw_stop(self, before: float) -> None:
+        """Forget that the run was asked to stop before that moment (`time.time()`); a younger wish holds.
+
+        The moment is compared by the clock of the disk, which may be another machine's.
+        """
+        self._lock.touch()
+        ahead = self._lock.stat().st_mtime - time.time()
+        with suppress(FileNotFoundError):
+            if self._stop.stat().st_mtime < before + ahead:
+                self._stop.unlink()
 
     def stop_requested(self) -> bool:
         """Return whether the run was asked to stop."""
@@ -280,6 +299,8 @@ def writing_to(folder: Path) -> Iterator[None]:
         copying = isinstance(error, shutil.Error)  # of several files, each with what the system said, as text
         if not (of_saver or copying or (isinstance(error, OSError) and _is_of(error, folder))):
             raise
+        if isinstance(error, FileNotFoundError):
+            raise moved_away(folder) from error
         reason = (
             getattr(error, "strerror", None) or str(error.args[0][0][2] if copying else error).splitlines()[0]
         )
@@ -289,6 +310,14 @@ def writing_to(folder: Path) -> Iterator[None]:
             f"the run folder {folder} cannot be written ({reason}); make room or mend the permissions and run the same command, "
             "which goes on from the newest checkpoint, or choose another out=..."
         ) from error
+
+
+def moved_away(folder: Path) -> DiskError:
+    """Return the error for a run folder that was there when training began."""
+    return DiskError(
+        f"the run folder {folder}, or a part of it, is gone: it was moved or deleted while the run trained; bring it back and "
+        "run the same command, which goes on from the newest checkpoint."
+    )
 
 
 def _is_of(error: OSError, folder: Path) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import torch
 import torch.distributed as dist
@@ -18,10 +18,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from momu_dist.config.schema import RunConfig
+from momu_dist.core.catalog import STAGES
 from momu_dist.core.seeds import seed_of
 from momu_dist.core.tasks.base import Batch, Row, Task
 from momu_dist.errors import CheckpointError, Stopped, TrainingError
-from momu_dist.train.checkpoint import Checkpoint
+from momu_dist.train.checkpoint import Checkpoint, check_continues
 from momu_dist.train.collective import barrier, from_all, from_rank_0, largest, rank, world_size
 from momu_dist.train.ema import Ema
 from momu_dist.train.engine import Engine
@@ -103,7 +104,8 @@ class Trainer:
     def run(self) -> None:
         """Train to the end.
 
-        Raises on every rank: TrainingError for a loss that is not finite, before the step; Stopped, with a checkpoint,
+        Raises on every rank: TrainingError for a loss that is not finite, before the step, and for a validation or weights that
+        are not, before a checkpoint; Stopped, with a checkpoint,
         where the surroundings wish it.
         """
         try:
@@ -206,18 +208,41 @@ class Trainer:
             return
         named = from_all((found, batch.clip_ids))
         guilty = [clip for found, clips in named if not math.isfinite(found) for clip in clips]
+        self._end(
+            f"the {what} of step {step} is not finite; the step was not taken. Clips of that batch: {', '.join(guilty)}.",
+            "Look at these clips, or lower optim.lr",
+        )
+
+    def _refuse_non_finite_state(self, done: int) -> None:
+        """Raise on every rank if a weight is not finite on any: a checkpoint of it would only end the next start."""
+        finite = all(
+            bool(torch.isfinite(value).all())
+            for engine in self.engines.values()
+            for value in engine.local_parameters().values()
+        )
+        if largest(float(not finite), self.device):
+            self._end(
+                f"weights are not finite after step {done}; no checkpoint was made of that step.",
+                "Lower optim.lr",
+            )
+
+    def _end(self, found: str, remedy: str) -> NoReturn:
+        """Raise TrainingError, on every rank, for what would end the same if it were tried again."""
         self.store.wait()
         barrier()
         newest = from_rank_0(self.store.newest() if rank() == 0 else None)
         raise TrainingError(
-            f"the {what} of step {step} is not finite; the step was not taken. Clips of that batch: {', '.join(guilty)}. "
-            f"Last checkpoint: {newest.folder if newest else 'none yet'}. Look at these clips, or lower optim.lr; either is "
-            f"another run: begin it under a new name{f' from inputs.init_from={newest.folder}/export' if newest else ''}."
+            f"{found} Last checkpoint: {newest.folder if newest else 'none yet'}. {remedy}; that is another run: begin it "
+            f"under a new name{f' from inputs.init_from={newest.folder}/export' if newest else ''}."
         )
 
     @torch.no_grad()
     def _validate(self, done: int) -> dict[str, float]:
-        """Log and return the means over all validation clips; no clips give none."""
+        """Log and return the means over all validation clips; no clips give none.
+
+        Raises on every rank, as for a loss, where the value by which checkpoints are judged is finite on no clip, or its
+        mean is not.
+        """
         rows = self.feed.validation()
         for network in self.networks.values():
             network.eval()
@@ -244,6 +269,12 @@ class Trainer:
             means = {
                 f"val/{name}": float(s / n) for name, (s, n) in zip(sums, table.tolist(), strict=True) if n
             }
+            judged_by = STAGES[self.config.stage].judged_by
+            if not math.isfinite(means.get(f"val/{judged_by}", math.nan)):
+                self._end(
+                    f"the validation after step {done} is not finite (val/{judged_by}); no checkpoint was made of that step.",
+                    "Look at the clips of the split val, or lower optim.lr",
+                )
             self._log(done, means)
             return means
         return {}
@@ -263,6 +294,7 @@ class Trainer:
     def _save(self, done: int, validated: dict[str, float]) -> None:
         self.store.wait()  # before anything is copied: one copy in memory is enough
         self.hooks.reached(done, "copying the checkpoint")
+        self._refuse_non_finite_state(done)
         weights = self._weights()
         if rank() != 0:
             weights = {}
@@ -285,7 +317,8 @@ class Trainer:
         newest = self.store.begin()
         if newest is None:
             return None
-        self._check(newest)
+        # The driver has asked already; a machine with another NumPy would serve other samples than it does.
+        check_continues(newest, self.config.train.strategy, self.feed.plan_fingerprint, self.total_steps)
         try:
             for engine in self.engines.values():
                 engine.load(newest)
@@ -301,30 +334,6 @@ class Trainer:
             ) from error
         self._saved_step = newest.step
         return newest
-
-    def _check(self, newest: Checkpoint) -> None:
-        """Refuse a checkpoint of another run than this; another number of workers is none."""
-        here, there = self.config.train.strategy, newest.state["strategy"]
-        if _FORM.get(here, here) != _FORM.get(there, there):
-            raise CheckpointError(
-                f"{newest.folder} was written by {there}, this run is {here}; continue as it was, or start a new run with "
-                "inputs.init_from."
-            )
-        if newest.state["plan"] != self.feed.plan_fingerprint:
-            raise CheckpointError(
-                f"{newest.folder} was written with another order of samples (data, seed, train.global_batch, data.length_s, "
-                "data.length_buckets, or the version of NumPy or of this program changed); "
-                "continue with the same values, or start a new run with inputs.init_from."
-            )
-        if newest.step > self.total_steps:
-            raise CheckpointError(
-                f"{newest.folder} has done {newest.step} steps, this run ends at {self.total_steps}; raise train.max_steps or "
-                "train.epochs, or choose another name=..."
-            )
-
-
-_FORM = {"local": "torch", "ddp": "torch"}
-"""Strategies that write the same files."""
 
 
 class Meter:

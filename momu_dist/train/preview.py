@@ -46,12 +46,17 @@ def write_preview(
     data = Manifest.load(config.data.root)
     clip = first_clips(data.root, "val" if data.split("val").num_rows else "train", 1)[0]
     if config.stage == "vocoder" or not data.holds_motion:
-        return _write_sound(folder, config.stage, _sound(config, weights, clip, device), clip.audio)
+        made = _sound(config, weights, clip, device)
+        folder.parent.mkdir(exist_ok=True)
+        return _write_sound(folder, config.stage, made, clip.audio)
     stats = MotionStats.from_dict(facts["motion_stats"])
     if config.stage in DIRECTIONS.values():
         sample = _generate(config, weights, facts, exports, clip, stats, device)
     else:
         sample = _reconstruct(config, weights, clip, stats, device)
+    folder.parent.mkdir(
+        exist_ok=True
+    )  # and nothing above it: meanwhile the run folder may have been moved away
     origin = {"input": clip.clip_id, "preview_of": config.name, "weights": folder.name}
     return list(write_sample(folder, config.stage, sample, origin).values())
 

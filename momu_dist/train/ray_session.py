@@ -8,7 +8,7 @@ import os
 import secrets
 import shutil
 import signal
-import tempfile
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +17,7 @@ from pathlib import Path
 import ray
 
 from momu_dist.errors import ConfigError
+from momu_dist.train.scratch import node_folder, sweep, take
 
 SPARE_CPUS = 4
 """Logical CPUs beyond the workers', for reading data; Ray counts them, they need not exist."""
@@ -31,6 +32,7 @@ def cpus_per_core() -> float:
 
 
 _OWN_CPUS = 0
+_SCRATCH = Path("/tmp")
 
 # What a session of one machine and one job would pay for at every start and end, and never use; cleared with it, as a
 # cluster that is joined later may want it.
@@ -66,8 +68,10 @@ def ray_session(workers: int = 1, cpus_per_worker: float = 1.0) -> Iterator[None
     _own_token()
     # Ray runs workers at a lower priority than everything else; here they are the job.
     os.environ.setdefault("RAY_worker_niceness", "0")
-    # Under /tmp and short: the path of Ray's sockets may not exceed 107 bytes.
-    folder = tempfile.mkdtemp(prefix="momu-", dir="/tmp")
+    sweep(_SCRATCH, socket.gethostname())  # what killed sessions left, which nobody else would remove
+    # Short: the path of Ray's sockets may not exceed 107 bytes.
+    folder = Path(node_folder(str(_SCRATCH), secrets.token_hex(4)))
+    owner = take(folder, socket.gethostname())
     # Above what a run starts, or Ray writes warnings of its own into the progress.
     os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "1000")
     lean = {name: value for name, value in _LEAN.items() if name not in os.environ}
@@ -82,7 +86,7 @@ def ray_session(workers: int = 1, cpus_per_worker: float = 1.0) -> Iterator[None
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
-                _temp_dir=folder,
+                _temp_dir=str(folder),
             )
         yield
     finally:
@@ -91,6 +95,7 @@ def ray_session(workers: int = 1, cpus_per_worker: float = 1.0) -> Iterator[None
         for name in lean:
             os.environ.pop(name, None)
         shutil.rmtree(folder, ignore_errors=True)
+        owner.close()
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from momu_dist.data.record import table_rows
 from momu_dist.errors import ConfigError, GivenUp, Stopped, TrainingError
 from momu_dist.train.checkpoint import committed_step
 from momu_dist.train.collective import largest, rank
-from momu_dist.train.folder import RunFolder
+from momu_dist.train.folder import RunFolder, moved_away
 from momu_dist.train.ray_controller import PlannedIngest, RemainingSteps, WholeShares
 from momu_dist.train.worker import Host, run_worker
 
@@ -40,7 +40,6 @@ def run_on_ray(config: RunConfig, spec: FeedSpec, total_steps: int) -> None:
     """
     train = config.train
     folder = RunFolder(config)
-    _check_room(config)
     drains = os.environ.get("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1") != "0"
     use_gpu = train.device == "cuda"
     trainer = _Trainer(
@@ -110,6 +109,8 @@ def _interruptible() -> Iterator[None]:
 
 
 def _raise_failure(folder: RunFolder) -> None:
+    if folder.gone():  # and with it the reason that a worker would have left there
+        raise moved_away(folder.path)
     failure = folder.failure()
     if failure is not None:
         raise TrainingError(failure)
@@ -131,8 +132,11 @@ def ray_device(config: RunConfig) -> Literal["cpu", "cuda"]:
     return "cuda" if gpus else "cpu"
 
 
-def _check_room(config: RunConfig) -> None:
-    """Ray Data gets what the workers leave; with nothing left it waits for ever instead of failing."""
+def check_room(config: RunConfig) -> None:
+    """ConfigError where Ray has too few CPUs.
+
+    Ray Data gets what the workers leave; with nothing left it waits for ever instead of failing.
+    """
     train = config.train
     found = ray.cluster_resources().get("CPU", 0.0)
     fewest = train.min_workers or train.workers
@@ -167,8 +171,9 @@ class _Trainer(TorchTrainer):
 
 def _worker(arguments: dict[str, Any]) -> None:
     config = config_from_dict(arguments["config"], where="the driver's config")
-    if RunFolder(config).failure() is not None:
-        return  # an attempt before this one left a reason that will not go away; the driver tells it
+    folder = RunFolder(config)
+    if folder.gone() or folder.failure() is not None:
+        return  # an attempt before this one found a reason that will not go away; the driver tells it
     drained = _Drain() if arguments["drains"] else Host.drained
     host = Host(drained, ray.train.report, _restart)
     try:

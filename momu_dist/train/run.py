@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,7 +15,7 @@ from tqdm import tqdm
 
 from momu_dist.config.schema import RunConfig
 from momu_dist.core.catalog import STAGES
-from momu_dist.data.feed import FeedSpec, LocalFeed
+from momu_dist.data.feed import FeedSpec, LocalFeed, make_plan
 from momu_dist.data.latents import UnitRunner, in_process
 from momu_dist.data.manifest import Manifest
 from momu_dist.data.progress import progress
@@ -23,18 +24,21 @@ from momu_dist.inference.export import Export, find_export
 from momu_dist.tracking import auto_uri, check_uri, open_tracker, send_waiting, waits
 from momu_dist.tracking.registry import resolve
 from momu_dist.train.build import build_task, feed_spec, open_run_latents, required_exports
-from momu_dist.train.checkpoint import checkpoint_folders, newest_checkpoint
+from momu_dist.train.checkpoint import check_continues, checkpoint_folders, newest_checkpoint
 from momu_dist.train.dry_run import Size, run_size, warnings
 from momu_dist.train.folder import RunFolder, parse_metrics
+from momu_dist.train.store import sweep
 from momu_dist.train.worker import run_worker
 
 
-def train(config: RunConfig) -> Path:
+def train(config: RunConfig, since: float | None = None) -> Path:
     """Train `config` to its end, continuing where an earlier attempt stopped; return the run folder.
 
     Strategy `local` trains on this process without Ray; the others need a running Ray (`train.ray_session`). Every
-    MomuError is one sentence for the user.
+    MomuError is one sentence for the user. `since` (`time.time()`) is when the command was given, if that was before this
+    call: a file `stop` in the run folder that is younger is meant for this start.
     """
+    since = time.time() if since is None else since
     check_uri(config.tracking.uri)
     given = _absolute(resolved_inputs(config))
     config = _with_usable_workers(given)
@@ -55,12 +59,13 @@ def train(config: RunConfig) -> Path:
                 send_waiting(config.tracking.uri, config.tracking.experiment, folder.path)
         return folder.path
     with folder.alone(), Signals(folder).obeyed() as signals:
-        folder.open(config, origin)
-        folder.withdraw_stop()
+        with folder.unwritten() as unwritten:
+            if unwritten:  # else the workers do it, once the one of an attempt before has ended
+                sweep(folder.checkpoints)
         for text in warnings(given, size):
             tqdm.write(f"warning: {text}")
         try:
-            _train(config, folder, data, exports, size, signals)
+            _train(config, origin, since, folder, data, exports, size, signals)
         except Stopped as stop:
             raise Stopped(f"{stop}: {_how_to_go_on(config, folder)}") from stop
     return folder.path
@@ -86,6 +91,8 @@ def encode(config: RunConfig) -> Path:
 
 def _train(
     config: RunConfig,
+    origin: dict[str, str],
+    since: float,
     folder: RunFolder,
     data: Manifest,
     exports: dict[str, Export],
@@ -102,14 +109,21 @@ def _train(
     if newest:
         print(f"{config.name} goes on at step {done} of {size.total_steps} (checkpoint {newest.folder}).")
     local = config.train.strategy == "local"
+    resolved = config
     if not local:
         config = _with_ray_device(config)
+        _check_room(config)
     latents = None
     if STAGES[config.stage].reads == "latents":
         latents = open_run_latents(config, data, exports, in_process if local else _ray_units(config))
     task = build_task(config, latents, data, exports)
     spec = feed_spec(config, data.root if latents is None else latents.root, task.columns)
     del task
+    if newest:
+        check_continues(newest, config.train.strategy, make_plan(spec).fingerprint(), size.total_steps)
+    # Not before: a start that is refused leaves the run as it was.
+    folder.open(resolved, origin)
+    folder.withdraw_stop(since)
     try:
         signals.training = True
         with progress_bar(config.name, folder, size.total_steps, min(done, size.total_steps)):
@@ -188,6 +202,12 @@ def _run_on_ray(config: RunConfig, spec: FeedSpec, total_steps: int) -> None:
     from momu_dist.train.ray_trainer import run_on_ray
 
     run_on_ray(config, spec, total_steps)
+
+
+def _check_room(config: RunConfig) -> None:
+    from momu_dist.train.ray_trainer import check_room
+
+    check_room(config)
 
 
 def _with_usable_workers(config: RunConfig) -> RunConfig:

@@ -22,7 +22,7 @@ class RecordedFeed:
         self.plan_fingerprint = feed.plan_fingerprint
 
     def steps(self, first: int, total: int) -> Iterator[Sequence[Row]]:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(exist_ok=True)
         for path in self.folder.glob("rank-*.jsonl"):
             of = int(path.stem.removeprefix("rank-"))
             if of == self.rank or (self.rank == 0 and of >= self.world_size):

@@ -40,7 +40,7 @@ ATTEMPT = ".attempt"
 COMMIT_TIMEOUT_S = 1800.0  # the slowest worker's file on a busy shared disk
 LINGER_S = 10.0
 _POLL_S = 0.02
-_DROPPED = ".dropped-"
+_WRITING, _DROPPED = ".writing-", ".dropped-"
 
 Files = Mapping[str, bytes | memoryview]
 """What a checkpoint holds, by path in its folder."""
@@ -92,15 +92,12 @@ class CheckpointStore:
         found: Checkpoint | None = None
         if rank() == 0:
             found = self.newest()
-            self.folder.mkdir(parents=True, exist_ok=True)
-            # First of all: one that still writes finds itself followed before it finds its files gone.
-            _write_file(self.folder / ATTEMPT, (token := secrets.token_hex(4)).encode(), whole=True)
+            self.folder.mkdir(exist_ok=True)
+            token = _follow(self.folder)
             for folder in checkpoint_folders(self.folder):
                 if found is not None and step_of(folder) > found.step:
                     folder.rename(folder.with_name(f".torn-{folder.name}-{secrets.token_hex(4)}"))
-            for pattern in (".writing-*", f"{_DROPPED}*"):
-                for left in self.folder.glob(pattern):
-                    shutil.rmtree(left, ignore_errors=True)
+            _remove_unfinished(self.folder)
             for made in self.folder.glob(".*-of-step-*"):
                 if not (self.folder / made.name.partition("-of-")[2]).is_dir():
                     shutil.rmtree(made, ignore_errors=True)
@@ -161,12 +158,12 @@ class CheckpointStore:
         self, step: int, state: dict[str, Any], files: Files, write_more: Callable[[Path], None],
         committed: Callable[[Checkpoint], None],
     ) -> None:  # fmt: skip
-        temporary = self.folder / f".writing-{step:09d}-{self._attempt}"
-        temporary.mkdir(parents=True, exist_ok=True)
-        hashes = {name: _write_file(temporary / name, data) for name, data in files.items()}
+        temporary = self.folder / f"{_WRITING}{step:09d}-{self._attempt}"
+        temporary.mkdir(exist_ok=True)  # nothing above it: a run folder that was moved away is not made anew
+        hashes = {name: _write_file(temporary, name, data) for name, data in files.items()}
         if self._rank == 0:
             write_more(temporary)
-        _write_file(temporary / _receipt(self._rank), json.dumps(hashes).encode(), whole=True)
+        _write_file(temporary, _receipt(self._rank), json.dumps(hashes).encode(), whole=True)
         if self._rank == 0:
             _await_receipts(temporary, self._world_size)
             checkpoint = self._commit(step, state, temporary)
@@ -186,7 +183,7 @@ class CheckpointStore:
                 hashes[name] = file_sha256(path)
                 _sync(path)
         whole = {**state, "step": step, "world_size": self._world_size, "files": hashes}
-        _write_file(temporary / STATE, json.dumps({**whole, "sha256": digest(whole)}, indent=2).encode())
+        _write_file(temporary, STATE, json.dumps({**whole, "sha256": digest(whole)}, indent=2).encode())
         for folder in (temporary, *(path for path in temporary.rglob("*") if path.is_dir())):
             _sync(folder)
         if superseded := self._superseded():
@@ -233,6 +230,32 @@ class CheckpointStore:
                 shutil.rmtree(torn, ignore_errors=True)
 
 
+def sweep(folder: Path) -> None:
+    """Remove what saves that were killed have left in the folder `checkpoints/` of a run that nobody else writes.
+
+    A start does it first of all: on a full disk it may be the only room there is.
+    """
+    if any(folder.glob(f"{_WRITING}*")):
+        with suppress(
+            OSError
+        ):  # a full disk; who could mind is a worker whose machine was cut off and lost its lock
+            _follow(folder)
+    _remove_unfinished(folder)
+
+
+def _follow(folder: Path) -> str:
+    """Begin an attempt and return its name: one that still writes finds itself followed before it finds its files gone."""
+    token = secrets.token_hex(4)
+    _write_file(folder, ATTEMPT, token.encode(), whole=True)
+    return token
+
+
+def _remove_unfinished(folder: Path) -> None:
+    for pattern in (_WRITING, _DROPPED):
+        for left in folder.glob(f"{pattern}*"):
+            shutil.rmtree(left, ignore_errors=True)
+
+
 def _receipt(of: int) -> str:
     return f"receipt-{of}.json"
 
@@ -249,9 +272,11 @@ def _await_receipts(folder: Path, count: int) -> None:
         time.sleep(_POLL_S)
 
 
-def _write_file(path: Path, data: bytes | memoryview, whole: bool = False) -> str:
-    """Write and flush a file, under another name first if it must appear `whole`; return its SHA-256."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _write_file(folder: Path, name: str, data: bytes | memoryview, whole: bool = False) -> str:
+    """Write and flush a file of `folder`, under another name first if it must appear `whole`; return its SHA-256."""
+    path = folder / name
+    for inner in reversed(Path(name).parents[:-1]):
+        (folder / inner).mkdir(exist_ok=True)
     target = path.with_name(f".{path.name}.part") if whole else path
     with target.open("wb") as file:
         file.write(data)

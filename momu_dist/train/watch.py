@@ -87,7 +87,7 @@ class Watch:
             logger.warning("no progress for %.0f s since %s, and no report: %s", still, self._place, error)
 
     def _dump(self, still: float) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(exist_ok=True)
         when = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
         with (self.folder / f"{when}-rank-{self.rank}.txt").open("w") as file:
             file.write(f"rank {self.rank}: no progress for {still:.0f} s since {self._place}\n")

@@ -74,6 +74,7 @@ def test_metrics_artifacts_and_reopening_on_sqlite(tmp_path: Path) -> None:
 
 def test_two_runs_of_one_store_stay_apart(tmp_path: Path) -> None:
     for name in ("a", "b"):
+        (tmp_path / name).mkdir()
         tracker = open_tracker("auto", "test", tmp_path / name)
         tracker.start(name, {})
         tracker.metrics(0, {"loss": 1.0})

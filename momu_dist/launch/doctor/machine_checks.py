@@ -18,7 +18,7 @@ from momu_dist.launch.doctor.finding import Finding
 from momu_dist.launch.doctor.folders import is_network
 from momu_dist.launch.ports import END, FIRST, PER_JOB
 from momu_dist.launch.ray_start import LEAST_STORE_MB, STORE_SHARE
-from momu_dist.launch.scratch import SOCKET_CHARACTERS, excess
+from momu_dist.train.scratch import SOCKET_CHARACTERS, excess
 
 LOCK = Path(__file__).parents[3] / "requirements.lock"
 LOCKED = ("torch", "ray", "deepspeed", "mlflow", "pyarrow")

@@ -13,7 +13,8 @@ from types import ModuleType
 
 import pytest
 
-from momu_dist.launch.status import Status, process_age_s
+from momu_dist.launch.status import Status
+from momu_dist.train.process import process_age_s
 
 FOLDER = Path(__file__).parents[3] / "benchmarks"
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from momu_dist.config.load import config_from_dict, resolved_dict
 from momu_dist.core.models.autoencoder import Autoencoder
 from momu_dist.data.hashes import file_sha256
 from momu_dist.errors import CheckpointError
-from momu_dist.inference.export import exports_under, find_export, write_export
+from momu_dist.inference.export import Export, exports_under, find_export, link_export, settled, write_export
 from momu_dist.inference.models import load_models, load_vae
 
 CONFIG = config_from_dict(
@@ -36,6 +39,7 @@ def network(seed: int) -> nn.Module:
 
 def write(run: Path, seed: int = 0, stage: str = "music_vae") -> Path:
     folder = run / "export"
+    run.mkdir(exist_ok=True)
     config = {**resolved_dict(CONFIG), "stage": stage}
     write_export(folder, config, network(seed).state_dict(), {"feature_fingerprint": "ff", "step": 3}, {})
     return folder
@@ -62,6 +66,76 @@ def test_a_second_export_replaces_the_first_and_leaves_nothing_behind(tmp_path: 
     write(tmp_path, seed=1)
     assert same_weights(load_vae(find_export(tmp_path)), 1)
     assert [path.name for path in tmp_path.iterdir()] == ["export"]
+
+
+def test_an_export_that_is_replaced_between_two_files_is_read_again(tmp_path: Path) -> None:
+    write(tmp_path, seed=0)
+    seeds = iter((1, 2))
+
+    def read(found: list[Export]) -> tuple[Export, nn.Module]:
+        for seed in seeds:  # once only: between the description and the weights, and a second time
+            write(tmp_path, seed)
+        return found[0], load_vae(found[0])
+
+    export, vae = settled(lambda: [find_export(tmp_path)], read)
+    assert same_weights(vae, 2) and export.sha256 == find_export(tmp_path).sha256
+
+
+def test_what_is_wrong_with_an_export_that_stands_is_said_at_once(tmp_path: Path) -> None:
+    weights, looks = write(tmp_path) / "model.safetensors", []
+    weights.write_bytes(weights.read_bytes()[:-1])
+
+    def find() -> list[Export]:
+        looks.append(1)
+        return [find_export(tmp_path)]
+
+    with pytest.raises(CheckpointError, match="the file is torn"):
+        settled(find, lambda found: load_vae(found[0]))
+    assert looks == [1]
+
+
+def test_reading_while_training_replaces_never_mixes_two_exports(tiny_runs: Path, tmp_path: Path) -> None:
+    """Two exports by turns, with every number different and a step of their own; a reader gets one of them or the other."""
+    source = tiny_runs / "dit_a2m" / "export"
+    kinds = []
+    for number in (1, 2):
+        kinds.append(shutil.copytree(source, tmp_path / f"kind-{number}"))
+        for folder in (kinds[-1], kinds[-1] / "music_vae", kinds[-1] / "motion_vae"):
+            weights = load_file(folder / "model.safetensors")
+            save_file(
+                {name: torch.full_like(value, number) for name, value in weights.items()},
+                folder / "model.safetensors",
+            )
+            tree = json.loads((folder / "model.json").read_text())
+            tree["sha256"] = file_sha256(folder / "model.safetensors")
+            (folder / "model.json").write_text(json.dumps(tree))
+    whole = [load_models([kind], CPU).origins for kind in kinds]
+    assert not set(whole[0].values()) & set(whole[1].values())
+    link_export(kinds[0], tmp_path / "run" / "export")
+    done, replaced, rng = threading.Event(), [], random.Random(0)
+
+    def replace() -> None:
+        while not done.wait(rng.choice([0.0, 0.02, 0.3])):
+            replaced.append(1)
+            kind = kinds[len(replaced) % 2]
+            tree = json.loads((kind / "model.json").read_text()) | {"step": 100 + len(replaced)}
+            (kind / "model.json").unlink()  # the one that was put in place shares its file
+            (kind / "model.json").write_text(json.dumps(tree))
+            link_export(kind, tmp_path / "run" / "export")
+
+    thread = threading.Thread(target=replace)
+    thread.start()
+    try:
+        for _ in range(10):
+            models = load_models([tmp_path / "run"], CPU)
+            number = 1 + whole.index(models.origins)
+            for vae in (models.music_vae, models.motion_vae):
+                assert all((value == number).all() for value in vae.state_dict().values())
+            find_export(tmp_path / "run")  # never missing
+    finally:
+        done.set()
+        thread.join()
+    assert len(replaced) > 5
 
 
 def test_what_a_killed_export_left_is_cleared(tmp_path: Path) -> None:

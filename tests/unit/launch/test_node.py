@@ -20,7 +20,7 @@ import pytest
 from momu_dist.launch import node
 from momu_dist.launch.node import MARK, Agent, Orders
 from momu_dist.launch.ports import plan
-from momu_dist.launch.scratch import take
+from momu_dist.train.scratch import take
 
 RAY = """#!/usr/bin/env bash
 echo "$@" > {args}

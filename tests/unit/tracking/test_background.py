@@ -254,3 +254,14 @@ def test_flatten_names_every_field_of_a_nested_config() -> None:
         "data": "{}",
         "train.steps": "None",
     }
+
+
+def test_a_run_folder_that_is_gone_is_not_made_anew_for_a_spool(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend = FakeBackend()
+    backend.away = True
+    t = tracker(backend, tmp_path / "gone")
+    t.start("run", {})
+    t.finish("FAILED")
+    assert not (tmp_path / "gone").exists() and "tracking" in caplog.text

@@ -294,6 +294,61 @@ def test_a_bad_loss_before_any_checkpoint_says_so(session: Any) -> None:
         run.trainer.run()
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_validation_that_is_not_finite_is_no_checkpoint(session: Any, bad: float) -> None:
+    run = session("music_vae")
+    validate, reached = run.task.validate, []
+    run.trainer.hooks = replace(run.trainer.hooks, reached=lambda step, place: reached.append(step))
+
+    def spoilt(networks: Any, batch: Any) -> dict[str, Tensor]:
+        values = validate(networks, batch)
+        return (
+            {name: torch.full_like(value, bad) for name, value in values.items()}
+            if reached[-1] == 3
+            else values
+        )
+
+    run.task.validate = spoilt
+    with pytest.raises(
+        TrainingError, match=r"the validation after step 3 is not finite \(val/rec\)"
+    ) as caught:
+        run.trainer.run()
+    assert "no checkpoint was made of that step" in str(caught.value) and "optim.lr" in str(caught.value)
+    assert run.newest_step() == 2 and str(run.store.path_of(2)) in str(caught.value)
+    assert [step for step, _ in run.exported] == [1, 2]
+    session("music_vae").trainer.run()  # the one before was not touched
+
+
+def test_one_clip_without_a_value_spoils_no_validation(session: Any) -> None:
+    run = session("music_vae", total=1)
+    validate = run.task.validate
+
+    def one_missing(networks: Any, batch: Any) -> dict[str, Tensor]:
+        values = validate(networks, batch)
+        values["rec"][0] = torch.nan
+        return values
+
+    run.task.validate = one_missing
+    run.trainer.run()
+    assert run.newest_step() == 1
+
+
+def test_weights_that_are_not_finite_are_no_checkpoint_of_a_stop(session: Any) -> None:
+    """A stop saves without a validation."""
+    run = session("music_vae", more=("train.checkpoint_every=2",))
+
+    def stop(done: int) -> Wish:
+        if done < 3:
+            return Wish.GO_ON
+        next(iter(run.trainer.main.local_parameters().values())).view(-1)[0] = torch.nan
+        return Wish.STOP
+
+    run.trainer.hooks = replace(run.trainer.hooks, wish=stop)
+    with pytest.raises(TrainingError, match=r"weights are not finite after step 3; .* Lower optim\.lr"):
+        run.trainer.run()
+    assert run.newest_step() == 2
+
+
 @pytest.mark.parametrize(
     ("more", "reason"),
     [

@@ -6,10 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from momu_dist.data.manifest import Manifest
 from momu_dist.train import __main__ as program
 
 ROOT = Path(__file__).parents[3]
@@ -30,10 +32,28 @@ def test_a_signal_while_it_still_imports_ends_it_as_stopped(number: signal.Signa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_stop_that_is_laid_while_it_still_imports_is_obeyed(
+    tmp_path: Path, prepared: Manifest, tiny_overrides: Callable[..., list[str]]
+) -> None:
+    stop = tmp_path / "music_vae" / "stop"
+    stop.parent.mkdir()
+    command = [sys.executable, "-m", "momu_dist.train", "--config", str(ROOT / "configs/demo/music_vae.yaml")]
+    command += tiny_overrides("music_vae", tmp_path, prepared.root)
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 30
+    while not caught(process.pid) >> (signal.SIGTERM - 1) & 1:
+        assert time.monotonic() < until and process.poll() is None
+        time.sleep(0.005)
+    stop.touch()
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 75, said
+    assert "stopped as asked after step 0 of 2" in said and "Traceback" not in said
+
+
 def test_code_that_hides_the_interruption_behind_its_own_error_still_ends_as_stopped(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted(_: object) -> int:
+    def interrupted(*_: object) -> int:
         try:
             signal.raise_signal(signal.SIGTERM)
         finally:

@@ -302,3 +302,20 @@ def test_a_checkpoint_under_another_name_does_not_verify(store: CheckpointStore)
     save(store, 2).rename(other)
     with pytest.raises(CheckpointError, match="of another step"):
         verified(other)
+
+
+def test_a_folder_that_is_gone_is_not_made_anew(store: CheckpointStore) -> None:
+    save(store, 1)
+    shutil.rmtree(store.folder)
+    store.save(2, {}, {"part": b"2", "inner/part": b"2"})
+    with pytest.raises(FileNotFoundError):
+        store.wait()
+    store.folder.mkdir()
+
+    def deleted(folder: Path) -> None:
+        shutil.rmtree(folder)
+
+    store.save(3, {}, {"inner/part": b"3"}, deleted)
+    with pytest.raises(FileNotFoundError):
+        store.wait()
+    assert names(store) == []

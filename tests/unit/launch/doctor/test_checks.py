@@ -23,7 +23,7 @@ from momu_dist.launch.doctor.folders import (
     not_seen,
     tokens_in,
 )
-from momu_dist.launch.scratch import RAY_CHARACTERS
+from momu_dist.train.scratch import RAY_CHARACTERS
 
 LOCK = "# versions\ntorch==2.13.0\nray==2.60.0\n"
 

@@ -1,4 +1,4 @@
-"""A job's folder on a node's own disk: its name, whose it is, and what jobs that were killed have left there."""
+"""The folder of a job or of an own Ray on a node's own disk: its name, whose it is, and what killed ones have left there."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _OWNER = "node"
 """A file in the folder that holds the node's name and is locked as long as a process has the folder."""
 
 
-def node_folder(scratch: str, job: int) -> str:
-    """Return the folder of a job below `scratch`, on each of its nodes."""
+def node_folder(scratch: str, job: int | str) -> str:
+    """Return the folder of a job below `scratch`, on each of its nodes; an own Ray has a word in place of a number."""
     return f"{scratch.rstrip('/')}/momu-{os.getuid()}-{job}"
 
 
@@ -45,7 +45,7 @@ def take(folder: Path, node: str) -> TextIO:
 
 
 def sweep(scratch: Path, node: str) -> None:
-    """Remove the folders of this user's jobs that this node made and no process of it has any more."""
+    """Remove the folders of this user that this node made and no process of it has any more."""
     for folder in scratch.glob(f"momu-{os.getuid()}-*"):
         with suppress(OSError), (folder / _OWNER).open("r+") as owner:
             if owner.read() == node and folder.lstat().st_uid == os.getuid():

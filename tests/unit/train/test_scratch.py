@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from momu_dist.launch.scratch import excess, node_folder, sweep, take
+from momu_dist.train.scratch import excess, node_folder, sweep, take
 
 
 @pytest.mark.parametrize(("uid", "longest"), [(0, 26), (1000, 23), (1234567890, 17)])
@@ -29,7 +29,7 @@ def test_the_longest_scratch_depends_on_the_users_number(
 
 def test_a_folder_is_its_makers_until_he_is_gone(tmp_path: Path) -> None:
     folder = Path(node_folder(str(tmp_path), 7))
-    program = "import sys, time; from pathlib import Path; from momu_dist.launch.scratch import take\n"
+    program = "import sys, time; from pathlib import Path; from momu_dist.train.scratch import take\n"
     program += "kept = take(Path(sys.argv[1]), 'n1'); print('taken', flush=True); time.sleep(600)"
     with subprocess.Popen(
         [sys.executable, "-c", program, folder],

@@ -1,0 +1,33 @@
+"""What the driver and the workers on Ray make of a run folder that is gone. Ray itself is not started."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from momu_dist.config.load import config_from_dict, resolved_dict
+from momu_dist.errors import DiskError
+from momu_dist.train import ray_trainer as module
+from momu_dist.train.folder import RunFolder
+
+
+def test_workers_that_are_started_again_without_the_run_folder_end_and_the_driver_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_from_dict({"stage": "dit_a2m", "name": "run", "out": str(tmp_path)}, where="test")
+    folder, trained = RunFolder(config), []
+    monkeypatch.setattr(module, "run_worker", lambda *arguments: trained.append(arguments))
+    given: dict[str, Any] = {"config": resolved_dict(config), "spec": None, "total_steps": 1, "drains": False}
+    folder.open(config, {})
+    module._worker(given)
+    module._raise_failure(folder)
+    assert len(trained) == 1
+    shutil.rmtree(folder.path)
+    (folder.path / "ray" / "run").mkdir(parents=True)  # as Ray does
+    module._worker(given)
+    assert len(trained) == 1
+    with pytest.raises(DiskError, match="run, or a part of it, is gone"):
+        module._raise_failure(folder)
