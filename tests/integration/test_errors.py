@@ -301,6 +301,7 @@ def test_ctrl_c_under_ray_closes_the_tracked_run(
 
     monkeypatch.setattr(run_module, "open_tracker", lambda *_: tracker)
     monkeypatch.setattr(run_module, "_with_ray_device", lambda config: config)
+    monkeypatch.setattr(run_module, "_check_room", lambda _: None)
     monkeypatch.setattr(run_module, "_run_on_ray", on_ray)
     before = signal.getsignal(signal.SIGINT)
     config = tiny_config("music_vae", tmp_path, prepared.root, more=("train.strategy=ddp",))
