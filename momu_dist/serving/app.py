@@ -25,6 +25,7 @@ from ray.serve.handle import DeploymentHandle
 from momu_dist.errors import ConfigError, DataError, DiskError, MomuError
 from momu_dist.inference.request import Task
 from momu_dist.serving.api import create_app, with_lifespan
+from momu_dist.serving.front import check_bound
 from momu_dist.serving.items import SETTINGS, Settings
 from momu_dist.serving.making import Made, Maker, Progress
 from momu_dist.serving.reading import read_bytes
@@ -152,6 +153,7 @@ class Api:
 
     def __init__(self, values: dict[str, Any], sampler: DeploymentHandle) -> None:
         settings = settings_from(values)
+        check_bound(settings.max_body_mb)
         self._store = Store(Path(settings.state))
         self._token = _token(settings.token_file)
         self._service = Service(settings, self._store, Replicas(sampler))
