@@ -57,8 +57,8 @@ def check_bound(most_mb: float) -> None:
     told = _told_mb()
     if told is not None and told < most_mb:
         raise ConfigError(
-            f"{LIMIT} is {told:g}, expected max_body_mb ({most_mb:g}) or more, for Serve's process for HTTP would refuse what the "
-            "application takes; set both alike, and start Serve again."
+            f"{LIMIT} is {told:g}, expected max_body_mb ({most_mb:g}) or more, for Serve's process for HTTP would refuse what "
+            "the application takes; set both alike, and start Serve again."
         )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ray import serve
 
-from momu_dist.errors import CheckpointError, ConfigError, Stopped
+from momu_dist.errors import CheckpointError, Stopped
 from momu_dist.inference.export import MODEL_SCHEME, exports_under
 from momu_dist.serving.app import build
 from momu_dist.serving.front import environment

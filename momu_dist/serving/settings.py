@@ -47,8 +47,10 @@ class ServiceSettings(BaseModel):
     """Samples that share network calls in one replica."""
     queue: Count = 64
     """Samples that are accepted and not yet answered; more are refused with 429. Items of jobs do not count."""
+    receive_s: Seconds = 60.0
+    """A body that takes longer to come is given up with 408; until it is there, it holds no place of others."""
     deadline_s: Seconds = 600.0
-    """A request that takes longer is given up with 504; an item of a job, for this time."""
+    """A request that takes longer from then on is given up with 504; an item of a job, for this time."""
     stall_s: Seconds = 120.0
     """A replica with work that makes no step for so long, or reads or writes one sample for so long, is replaced."""
 
@@ -67,6 +69,8 @@ class ServiceSettings(BaseModel):
     wait until one of them ends."""
     keep_s: Seconds = 7 * 24 * 3600.0
     """Uploads, jobs and results go after this time."""
+    max_stored_gb: Seconds = 50.0
+    """Uploads and results that are kept together; beyond it uploads and batches get 507, and jobs wait until some expire."""
 
 
 def settings_from(values: dict[str, Any]) -> ServiceSettings:

@@ -78,7 +78,12 @@ def test_a_service_is_a_driver_on_the_ray_of_the_job(tmp_path: Path, monkeypatch
     ],
 )
 def test_a_service_has_one_replica_a_gpu_unless_it_is_told_otherwise(
-    given: list[str], config: str, gpus: int, added: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    given: list[str],
+    config: str,
+    gpus: int,
+    added: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("own.yaml").write_text(f"applications: [{{args: {{{config}}}}}]")
