@@ -109,13 +109,13 @@ def _health_router(service: Service) -> APIRouter:
 
     @router.get("/healthz")
     async def alive() -> dict[str, str]:
-        """The service answers."""
+        """The service answers; whether it can make something is for `/readyz`."""
         return {"state": "alive"}
 
     @router.get("/readyz", responses={503: ERRORS[503]})
     async def ready() -> dict[str, str]:
-        """The service has models and can make something."""
-        await service.backend.describe()
+        """The service has models and comes further with what it makes."""
+        await service.check_ready()
         return {"state": "ready"}
 
     return router

@@ -170,6 +170,8 @@ class Api:
         for task in self._tasks:
             if task.done():
                 raise RuntimeError(f"a task of the service ended: {task}")
+        if self._tasks and (stalled_s := self._runner.stalled_s()) > self._service.settings.stall_s:
+            raise RuntimeError(f"jobs have not been looked after for {stalled_s:.0f} s")
 
     async def _start(self) -> None:
         self._tasks = [asyncio.create_task(self._runner.run()), asyncio.create_task(self._expire())]

@@ -74,6 +74,10 @@ class Service:
         self.backend = backend
         self.inside = 0
         self._usual_s = 5.0
+        self._making, self._heard = (
+            0,
+            0.0,
+        )  # items that replicas are at, and when any of them last came further
         self._keeping = asyncio.Semaphore(_KEPT_AT_ONCE)
 
     def check(self, settings: Settings) -> None:
@@ -116,6 +120,13 @@ class Service:
             self._usual_s += 0.2 * (time.monotonic() - began - self._usual_s)
         finally:
             self.inside -= n
+
+    async def check_ready(self) -> None:
+        """Raise Unavailable where no replica answers, or all that are at work have come no further for `stall_s`."""
+        stalled_s = time.monotonic() - self._heard if self._making else 0.0
+        if stalled_s > self.settings.stall_s:
+            raise Unavailable(f"no sampler has come further for {stalled_s:.0f} s; try again later.")
+        await self.backend.describe()
 
     def wake(self) -> None:
         """Called when there is something to do for jobs."""
@@ -198,12 +209,19 @@ class Service:
         kind: Kind,
         on_progress: OnProgress | None = None,
     ) -> Made:
-        async with aclosing(self.backend.make(task, settings, inputs, kind)) as said:  # type: ignore[type-var]
-            async for word in said:
-                if isinstance(word, Made):
-                    return word
-                if on_progress:
-                    on_progress(word.done, word.total)
+        if not self._making:
+            self._heard = time.monotonic()
+        self._making += 1
+        try:
+            async with aclosing(self.backend.make(task, settings, inputs, kind)) as said:  # type: ignore[type-var]
+                async for word in said:
+                    self._heard = time.monotonic()
+                    if isinstance(word, Made):
+                        return word
+                    if on_progress:
+                        on_progress(word.done, word.total)
+        finally:
+            self._making -= 1
         raise Unavailable("the models stopped without an answer; try again.")
 
     def _written(self, made: Made) -> Path:

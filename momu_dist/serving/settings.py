@@ -52,7 +52,8 @@ class ServiceSettings(BaseModel):
     deadline_s: Seconds = 600.0
     """A request that takes longer from then on is given up with 504; an item of a job, for this time."""
     stall_s: Seconds = 120.0
-    """A replica with work that makes no step for so long, or reads or writes one sample for so long, is replaced."""
+    """A replica with work that makes no step for so long, or reads or writes one sample for so long, is replaced; while none
+    comes further for so long, the service is not ready."""
 
     max_seconds: Seconds = 120.0
     max_steps: Count = 1000

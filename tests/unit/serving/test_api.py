@@ -221,6 +221,23 @@ def test_no_models_are_503(opened, played) -> None:
         assert client.get("/v1/models").json()["limits"]["max_seconds"] == 120
 
 
+def test_it_is_not_ready_while_no_sampler_comes_further(opened, played) -> None:
+    with opened(stall_s=0.3) as client:
+        until(lambda: client.get("/readyz").status_code == 200)
+        played.hold = asyncio.Event()
+        asking = threading.Thread(target=lambda: client.post(JOINT, params={"seconds": 4}))
+        asking.start()
+        until(lambda: client.get("/readyz").status_code == 503)
+        stalled = client.get("/readyz")
+        assert "no sampler has come further for" in stalled.json()["error"] and stalled.headers["retry-after"]
+        assert client.get("/healthz").status_code == client.get("/v1/models").status_code == 200
+        client.portal.call(played.hold.set)
+        asking.join(LIMIT_S)
+        assert client.get("/readyz").status_code == 200
+        time.sleep(0.4)  # nothing to do is no stall
+        assert client.get("/readyz").status_code == 200
+
+
 def test_another_replica_takes_over_a_request_and_the_runner_an_item(opened, played) -> None:
     with opened() as client:
         played.deaths = 2
