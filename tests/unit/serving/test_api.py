@@ -294,13 +294,15 @@ def test_a_token_guards_all_that_is_made_or_kept(opened) -> None:
 
 
 def test_what_happened_is_counted(opened) -> None:
-    with opened() as client:
+    with opened(max_body_mb=1) as client:
         client.post(JOINT, params={"seconds": 4})
         client.post(JOINT)
+        client.post("/v1/files", content=bytes(2**20 + 1))
         client.get("/no/such/page")
         text = client.get("/metrics").text
     assert 'momu_requests_total{code="200",path="/v1/generate/joint"} 1.0' in text
     assert 'momu_requests_total{code="422",path="/v1/generate/joint"} 1.0' in text
+    assert 'momu_requests_total{code="413",path="/v1/files"} 1.0' in text
     assert 'path="none"' in text and "/no/such/page" not in text
     assert 'momu_generate_seconds_count{task="joint"} 1.0' in text
     assert "momu_samples_inside 0.0" in text and "momu_items_pending 0.0" in text
