@@ -9,8 +9,8 @@
 #SBATCH --no-kill
 #SBATCH --open-mode=append
 #SBATCH --output=slurm-%x-%j.out
-# Serves the samplers on the nodes of this job, one replica a GPU. From the checkout:
-#   sbatch --gpus-per-node=1 jobs/serve.sh --checkpoint runs/demo gpus=1 [key=value ...]
+# Serves the samplers on the nodes of this job, one replica a GPU unless replicas= or gpus= say otherwise. From the checkout:
+#   sbatch --gpus-per-node=1 jobs/serve.sh --checkpoint runs/demo [key=value ...]
 # Options before the script overrule the header; what a site always wants: eval "$(momu cluster-env <site>)". See docs/slurm.md.
 cd "${SLURM_SUBMIT_DIR:-$PWD}" && [[ -x .venv/bin/python && -d jobs ]] || {
     echo "momu: no checkout with a .venv in $PWD: submit from the checkout, after make setup" >&2; exit 2; }

@@ -34,7 +34,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from momu_dist.serving.running import read_config, run_service
+    from momu_dist.serving.running import run_service
+    from momu_dist.serving.settings import read_config
 
     args, http = read_config(options.config, options.settings)
     if options.checkpoint:

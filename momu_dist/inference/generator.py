@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -87,12 +86,9 @@ class Generator:
     def prepare(self, request: Request) -> Prepared:
         """Return `request`, checked and with its input on the mel grid; see `prepared.prepare` for what it raises."""
         prepared = prepare(request, self.models)
-        # What a sampler refuses, it refuses at its first step: now is the time to hear it.
         if request.task == "joint":
-            first = next(self._joint(prepared))[0].point
-        else:
-            first = next(self._steps(request.task, prepared))
-        return replace(prepared, n_steps=first.n_steps)
+            next(self._joint(prepared))  # what cross guidance refuses, it refuses at its first step
+        return prepared
 
     @torch.no_grad()
     def walk(self, prepared: Prepared) -> Walk:

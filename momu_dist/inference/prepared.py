@@ -36,11 +36,11 @@ class Prepared:
 
     request: Request
     n_frames: int
+    n_steps: int
+    """Sampling steps, as its walk will count them."""
     audio: np.ndarray | None = None
     mel: np.ndarray | None = None
     motion_px: np.ndarray | None = None
-    n_steps: int = 0
-    """Sampling steps, as its walk will count them; `Generator.prepare` knows."""
 
     @property
     def n_latents(self) -> int:
@@ -92,16 +92,24 @@ def _checked(request: Request, models: Models) -> Prepared:
         raise ConfigError(
             "sampler is 'ddpm' with task joint, whose algorithm takes deterministic steps; give ddim or dpm++."
         )
+    n_steps = _n_steps(request, models)
     if request.task == "a2m":
-        return _from_audio(request)
+        return _from_audio(request, n_steps)
     if request.task == "m2a":
-        return _from_motion(request, models.motion_stats)
+        return _from_motion(request, n_steps, models.motion_stats)
     if request.seconds is None:
         raise ConfigError("task joint has no input to take its length from; give seconds.")
-    return Prepared(request, grid_frames(request.seconds))
+    return Prepared(request, grid_frames(request.seconds), n_steps)
 
 
-def _from_audio(request: Request) -> Prepared:
+def _n_steps(request: Request, models: Models) -> int:
+    """Asked of the sampler itself, which refuses here what it would refuse at its first step."""
+    schedule = models.denoising[DIRECTIONS_OF[request.task][0]].schedule
+    steps = SAMPLERS[request.sampler](schedule, torch.zeros(0, 1, 1), n_steps=request.steps, seeds=[])
+    return next(steps).n_steps
+
+
+def _from_audio(request: Request, n_steps: int) -> Prepared:
     if request.audio is None:
         raise DataError("task a2m needs music, none was given; give an audio file or a video with sound.")
     audio = np.asarray(request.audio, dtype=np.float32)
@@ -119,10 +127,11 @@ def _from_audio(request: Request) -> Prepared:
     frames = grid_frames(len(audio) / SAMPLE_RATE)
     _check_length(frames, "music")
     audio = audio[: frames * HOP]
-    return Prepared(request, frames, audio=audio, mel=log_mel(torch.from_numpy(audio)).numpy()[:, :frames])
+    mel = log_mel(torch.from_numpy(audio)).numpy()[:, :frames]
+    return Prepared(request, frames, n_steps, audio=audio, mel=mel)
 
 
-def _from_motion(request: Request, stats: MotionStats) -> Prepared:
+def _from_motion(request: Request, n_steps: int, stats: MotionStats) -> Prepared:
     if request.motion_px is None:
         raise DataError("task m2a needs motion, none was given; give a motion file.")
     motion = np.asarray(request.motion_px, dtype=np.float64)
@@ -149,7 +158,7 @@ def _from_motion(request: Request, stats: MotionStats) -> Prepared:
     _check_length(frames, "motion")
     on_grid = request.fps == MEL_RATE_HZ
     motion = motion[:frames] if on_grid else resample_to_grid(motion, request.fps, frames)
-    return Prepared(request, frames, motion_px=_fit_size(motion, stats).astype(np.float32))
+    return Prepared(request, frames, n_steps, motion_px=_fit_size(motion, stats).astype(np.float32))
 
 
 def _check_length(frames: int, what: str) -> None:

@@ -20,6 +20,7 @@ from momu_dist.data.ray_pipeline import READER_CPUS
 from momu_dist.errors import ConfigError
 from momu_dist.launch.machine import gpus_given
 from momu_dist.launch.sites import Site
+from momu_dist.serving.settings import ServiceSettings, read_config, settings_from
 from momu_dist.tracking import waits
 from momu_dist.train.build import required_exports
 from momu_dist.train.checkpoint import committed_step
@@ -46,6 +47,7 @@ class Work:
     done: str | None = None
     """What to say where there is nothing left to do."""
     set_by_user: frozenset[str] = field(default_factory=frozenset)
+    service: ServiceSettings | None = None
 
     @property
     def folder(self) -> RunFolder | None:
@@ -86,8 +88,10 @@ class Work:
     def on(self, nodes: int, gpus: int) -> Work:
         """Return the work with as many workers as the allocation suggests: one a GPU, or at least one a node.
 
-        Who sets train.workers decides himself.
+        Who sets train.workers decides himself. A service has one replica a GPU.
         """
+        if self.service is not None:
+            return replace(self, command=(*self.command, *_filling(self.service, gpus)))
         if self.config is None or not self.uses_ray or "train.workers" in self.set_by_user:
             return self
         train = self.config.train
@@ -191,7 +195,24 @@ def _preparation(arguments: Sequence[str], site: Site, temp: str) -> Work:
 
 
 def _serving(arguments: Sequence[str], site: Site, temp: str) -> Work:
-    return Work((sys.executable, "-u", "-m", "momu_dist.cli", "serve", *arguments), needed=(str(Path.cwd()),))
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", type=Path)
+    config = parser.parse_known_args(arguments)[0].config
+    known = [one for one in arguments if one.partition("=")[0] in ServiceSettings.model_fields]
+    given, _ = read_config(config, known)
+    service = settings_from({"checkpoint": ["of the command"], **given})
+    command = (sys.executable, "-u", "-m", "momu_dist.cli", "serve", *arguments)
+    return Work(command, service=service, needed=(str(Path.cwd()),))
+
+
+def _filling(service: ServiceSettings, gpus: int) -> list[str]:
+    """The settings by which a service has one replica on each of `gpus`; who sets one of them decides it himself."""
+    given = service.model_fields_set
+    each = service.gpus if "gpus" in given else 1.0
+    if not gpus or not each:
+        return []
+    filled = {"gpus": each, "replicas": max(1, int(gpus / max(each, 1.0)))}
+    return [f"{name}={value:g}" for name, value in filled.items() if name not in given]
 
 
 def _holding(arguments: Sequence[str], site: Site, temp: str) -> Work:

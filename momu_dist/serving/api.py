@@ -24,7 +24,7 @@ from momu_dist.serving.items import MEDIA_TYPES, PATHS, ZIP, FromMotion, FromMus
 from momu_dist.serving.jobs_api import jobs_router
 from momu_dist.serving.making import Made
 from momu_dist.serving.metrics import Metrics
-from momu_dist.serving.service import Busy, Gone, Late, Service, Unavailable
+from momu_dist.serving.service import Busy, Gone, Late, NoRoom, Service, Unavailable
 from momu_dist.serving.wire import BODY, ERRORS, body_of, no_body
 
 _log = logging.getLogger(__name__)
@@ -57,13 +57,14 @@ def _generate_router(service: Service, metrics: Metrics) -> APIRouter:
         200: {
             "content": {name: {"schema": {"type": "string", "format": "binary"}} for name in _answer_types()}
         },
-        **{code: ERRORS[code] for code in (400, 401, 404, 413, 422, 429, 503, 504)},
+        **{code: ERRORS[code] for code in (400, 401, 404, 408, 413, 422, 429, 503, 504)},
     }
 
     async def answer(task: Task, settings: Settings, request: Request) -> Response:
         service.check(settings)
-        with service.place(settings.n), metrics.timed(task):
-            sent = _input_of(service, task, settings, request)
+        service.check_room(settings.n)  # before a body is awaited for nothing
+        with metrics.timed(task):
+            sent = _body_of(service, task, settings, request)
             return _file(await service.answer(task, settings, sent), settings)
 
     @router.post(f"/{PATHS['a2m']}", response_class=Response, responses=answers, openapi_extra=BODY)
@@ -108,25 +109,25 @@ def _health_router(service: Service) -> APIRouter:
 
     @router.get("/healthz")
     async def alive() -> dict[str, str]:
-        """The service answers."""
+        """The service answers; whether it can make something is for `/readyz`."""
         return {"state": "alive"}
 
     @router.get("/readyz", responses={503: ERRORS[503]})
     async def ready() -> dict[str, str]:
-        """The service has models and can make something."""
-        await service.backend.describe()
+        """The service has models and comes further with what it makes."""
+        await service.check_ready()
         return {"state": "ready"}
 
     return router
 
 
-async def _input_of(service: Service, task: Task, settings: Settings, request: Request) -> bytes:
-    """The content of the uploaded file that is named, else of the body; what is not read must not be sent."""
-    name = getattr(settings, "file", None)
-    if task != "joint" and name is None:
-        return await body_of(request, service.settings.max_body_mb)
-    await no_body(request)
-    return b"" if name is None else await service.uploaded(name)
+async def _body_of(service: Service, task: Task, settings: Settings, request: Request) -> bytes:
+    """The body, where neither an uploaded file nor nothing is the input; what is not read must not be sent."""
+    limits = service.settings
+    if task != "joint" and getattr(settings, "file", None) is None:
+        return await body_of(request, limits.max_body_mb, limits.receive_s)
+    await no_body(request, limits.receive_s)
+    return b""
 
 
 def _file(made: Made, settings: Settings) -> Response:
@@ -174,6 +175,8 @@ def _say_errors(app: FastAPI) -> None:
     async def momu(_: Request, error: MomuError) -> JSONResponse:
         if isinstance(error, Busy):
             return say(429, str(error), {"Retry-After": str(error.retry_s)})
+        if isinstance(error, NoRoom):
+            return say(507, str(error))
         if isinstance(error, DiskError):  # says where the service keeps things
             _log.error("%s", error)
             return say(503, "the service cannot write to its disk; try again later.", {"Retry-After": "60"})

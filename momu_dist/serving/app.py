@@ -25,6 +25,7 @@ from ray.serve.handle import DeploymentHandle
 from momu_dist.errors import ConfigError, DataError, DiskError, MomuError
 from momu_dist.inference.request import Task
 from momu_dist.serving.api import create_app, with_lifespan
+from momu_dist.serving.front import check_bound
 from momu_dist.serving.items import SETTINGS, Settings
 from momu_dist.serving.making import Made, Maker, Progress
 from momu_dist.serving.reading import read_bytes
@@ -152,6 +153,7 @@ class Api:
 
     def __init__(self, values: dict[str, Any], sampler: DeploymentHandle) -> None:
         settings = settings_from(values)
+        check_bound(settings.max_body_mb)
         self._store = Store(Path(settings.state))
         self._token = _token(settings.token_file)
         self._service = Service(settings, self._store, Replicas(sampler))
@@ -168,6 +170,8 @@ class Api:
         for task in self._tasks:
             if task.done():
                 raise RuntimeError(f"a task of the service ended: {task}")
+        if self._tasks and (stalled_s := self._runner.stalled_s()) > self._service.settings.stall_s:
+            raise RuntimeError(f"jobs have not been looked after for {stalled_s:.0f} s")
 
     async def _start(self) -> None:
         self._tasks = [asyncio.create_task(self._runner.run()), asyncio.create_task(self._expire())]

@@ -7,14 +7,19 @@ too late; and it acts on some headers before the application is asked. Ray calls
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 
 from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from momu_dist.errors import ConfigError
 from momu_dist.serving.settings import ServiceSettings
 from momu_dist.serving.wire import declared_bytes, too_large
+
+_log = logging.getLogger(__name__)
 
 CALLBACK = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 LIMIT = "MOMU_SERVE_MAX_BODY_MB"
@@ -35,8 +40,40 @@ def environment(most_mb: float) -> dict[str, str]:
 
 def middlewares() -> list[Middleware]:
     """Called by Ray Serve when its process for HTTP starts."""
-    default = ServiceSettings.model_fields["max_body_mb"].default
-    return [Middleware(Front, float(os.environ.get(LIMIT, default)))]
+    usual: float = ServiceSettings.model_fields["max_body_mb"].default
+    try:
+        most_mb = _told_mb() or usual
+    except ConfigError as error:  # which the application raises too; this process would only be started again
+        _log.error("bodies are bounded at %g MB: %s", usual, error)
+        most_mb = usual
+    return [Middleware(Front, most_mb)]
+
+
+def check_bound(most_mb: float) -> None:
+    """Raise ConfigError where Serve's process for HTTP is known to bound bodies below `most_mb`.
+
+    It is known where the variable reaches this process too. A larger bound there does no harm.
+    """
+    told = _told_mb()
+    if told is not None and told < most_mb:
+        raise ConfigError(
+            f"{LIMIT} is {told:g}, expected max_body_mb ({most_mb:g}) or more, for Serve's process for HTTP would refuse what "
+            "the application takes; set both alike, and start Serve again."
+        )
+
+
+def _told_mb() -> float | None:
+    """The bound in the environment, None where there is none. Raises ConfigError for what is no size."""
+    text = os.environ.get(LIMIT)
+    if text is None:
+        return None
+    try:
+        told = float(text)
+    except ValueError:
+        told = math.nan
+    if not (math.isfinite(told) and told > 0):
+        raise ConfigError(f"{LIMIT} is {text!r}, expected a number of MB above 0, such as 64; mend it.")
+    return told
 
 
 class Front:

@@ -19,6 +19,7 @@ from momu_dist.errors import DataError
 from momu_dist.serving.faults import faults
 from momu_dist.serving.items import ITEM, MEDIA_TYPES, ZIP
 from momu_dist.serving.service import Busy, Service
+from momu_dist.serving.store_disk import naming
 from momu_dist.serving.store_schema import Full, ItemState, JobState
 from momu_dist.serving.wire import BODY, ERRORS, body_of
 
@@ -79,24 +80,30 @@ def jobs_router(service: Service) -> APIRouter:
     store, limits = service.store, service.settings
 
     @router.post(
-        "/files", status_code=201, responses={c: ERRORS[c] for c in (400, 413, 504)}, openapi_extra=BODY
+        "/files",
+        status_code=201,
+        responses={c: ERRORS[c] for c in (400, 408, 413, 503, 504, 507)},
+        openapi_extra=BODY,
     )
     async def upload(request: Request) -> Uploaded:
         """Keep the body, a music, video or motion file, for items that name it."""
-        async with service.receiving():
-            content = await body_of(request, limits.max_body_mb)
-            if not content:
-                raise DataError("the body is empty, expected a file; send its bytes.")
+        content = await body_of(request, limits.max_body_mb, limits.receive_s)
+        if not content:
+            raise DataError("the body is empty, expected a file; send its bytes.")
+        async with service.keeping():
             id = await asyncio.to_thread(_kept, service, content)
         return Uploaded(id=id, bytes=len(content), expires=_time(time.time() + limits.keep_s))
 
     @router.post(
-        "/batch", status_code=202, responses={c: ERRORS[c] for c in (400, 413, 429, 504)}, openapi_extra=BODY
+        "/batch",
+        status_code=202,
+        responses={c: ERRORS[c] for c in (400, 408, 413, 429, 503, 504, 507)},
+        openapi_extra=BODY,
     )
     async def batch(request: Request) -> Accepted:
         """Take on the items in the body, a JSON object a line, as one job."""
-        async with service.receiving():
-            content = await body_of(request, limits.max_body_mb)
+        content = await body_of(request, limits.max_body_mb, limits.receive_s)
+        async with service.keeping():
             items = await asyncio.to_thread(lambda: list(_lines(service, content)))
             try:
                 id = await asyncio.to_thread(store.add_job, items, limits.keep_s, limits.max_pending)
@@ -171,7 +178,8 @@ def _chunks(file: BinaryIO) -> Iterator[bytes]:
 
 def _kept(service: Service, content: bytes) -> str:
     with service.store.new_file() as path:
-        path.write_bytes(content)
+        with naming(service.store.folder):
+            path.write_bytes(content)
         return service.store.add_file(path, service.settings.keep_s)
 
 

@@ -88,9 +88,10 @@ class Maker:
         finally:
             for future in futures:
                 future.cancel()
-        samples = [
-            await self._aside(partial(generator.finish, p, z)) for p, z in zip(prepared, latents, strict=True)
-        ]
+        samples = []
+        for p, z in zip(prepared, latents, strict=True):
+            samples.append(await self._aside(partial(generator.finish, p, z)))
+            yield Progress(total, total)  # it goes on, though not by a step
         origin = {"weights": dict(generator.models.origins)}
         yield await self._aside(lambda: encoded(samples, settings.format, origin))
 

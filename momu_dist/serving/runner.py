@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
@@ -51,6 +52,11 @@ class Runner:
         self._woken = asyncio.Event()
         self._at_work: dict[asyncio.Task[None], StoredItem] = {}
         self._trouble = ""
+        self._looked = time.monotonic()
+
+    def stalled_s(self) -> float:
+        """Seconds since it last looked for something to do: far above `poll_s` where the store does not answer."""
+        return time.monotonic() - self._looked
 
     def wake(self) -> None:
         """Have it look at once: a job was added or cancelled. To be called on its event loop."""
@@ -64,6 +70,7 @@ class Runner:
         try:
             async with asyncio.TaskGroup() as group:
                 while True:
+                    self._looked = time.monotonic()
                     self._woken.clear()
                     try:
                         await self._free_places()

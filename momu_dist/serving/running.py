@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
 from ray import serve
 
-from momu_dist.errors import CheckpointError, ConfigError, Stopped
+from momu_dist.errors import CheckpointError, Stopped
 from momu_dist.inference.export import MODEL_SCHEME, exports_under
 from momu_dist.serving.app import build
 from momu_dist.serving.front import environment
@@ -21,38 +20,7 @@ from momu_dist.tracking.registry import resolve
 from momu_dist.train.ray_session import ray_session
 
 APPLICATION = "momu"
-DEFAULT_CONFIG = Path("serve/app.yaml")
 _HTTP = {"host": "127.0.0.1", "port": 8000}
-
-
-def read_config(path: Path | None, overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The settings (`args` of the one application) and the HTTP options of a Serve config file, `key=value` on top.
-
-    None is the working directory's serve/app.yaml, where there is one. Raises ConfigError for a file that is missing or of
-    another shape.
-    """
-    args, http = ({}, {}) if path is None and not DEFAULT_CONFIG.exists() else _read(path or DEFAULT_CONFIG)
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals:
-            raise ConfigError(f"{override!r} is no setting, expected key=value such as queue=16.")
-        args[key] = yaml.safe_load(value)
-    return args, http
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    try:
-        tree = yaml.safe_load(path.read_text())
-        (application,) = tree["applications"]
-        return dict(application.get("args") or {}), dict(tree.get("http_options") or {})
-    except OSError as error:
-        raise ConfigError(
-            f"{path} cannot be read ({error.strerror}); give a Serve config such as serve/app.yaml."
-        ) from error
-    except (yaml.YAMLError, TypeError, KeyError, ValueError, AttributeError) as error:
-        raise ConfigError(
-            f"{path} is no Serve config with one application and its args; see serve/app.yaml."
-        ) from error
 
 
 def run_service(args: Mapping[str, Any], http: Mapping[str, Any]) -> None:

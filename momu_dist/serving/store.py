@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from momu_dist.errors import DataError
-from momu_dist.serving.store_disk import moved, naming, old_in, remove, sync, unknown_in
+from momu_dist.serving.store_disk import bytes_in, moved, naming, old_in, remove, sync, unknown_in
 from momu_dist.serving.store_schema import (
     STATES,
     Full,
@@ -81,6 +81,8 @@ class Store:
             self._db = open_database(folder)
             for left in self._writing.iterdir():
                 remove(left)
+        self.stored = self._measured()
+        """Bytes of the files and results that are kept; after `expire` to the last byte, but for what comes while it runs."""
 
     def close(self) -> None:
         """Let go of the folder; nothing else may be called after it."""
@@ -106,11 +108,12 @@ class Store:
         """Take a whole file from a `temporary` path, keep it for `lifetime_s` and return its id."""
         file = secrets.token_hex(16)
         with naming(self.folder):
-            sync(written)
+            size = sync(written)
         with self._transaction() as db:
             db.execute("INSERT INTO files VALUES (?, ?)", (file, self._now() + lifetime_s))
             with moved(written, self._files / file):
                 db.execute("COMMIT")
+            self.stored += size
         return file
 
     def file(self, id: str) -> Path | None:
@@ -221,6 +224,7 @@ class Store:
             left += old_in(self._writing, now - ABANDONED_S)
         for path in left:
             remove(path)
+        self.stored = self._measured()
         return gone
 
     # --------------------------------------------------------------------------------------------------- work
@@ -257,6 +261,7 @@ class Store:
                     sync(self._results)
                 with moved(result, target):
                     db.execute("COMMIT")
+                self.stored += size
         if not running:
             result.unlink(missing_ok=True)
         return running
@@ -374,6 +379,9 @@ class Store:
         if state == "running":
             return self._progress.get((job, index), [0.0])[0]
         return 1.0 if state in ("done", "failed") else 0.0
+
+    def _measured(self) -> int:
+        return bytes_in(self._files) + bytes_in(self._results)
 
     def _path_of(self, job: str, index: int, suffix: str) -> Path:
         return self._results / job / f"{index}.{suffix}"

@@ -57,6 +57,16 @@ def remove(path: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def bytes_in(folder: Path) -> int:
+    """Return the size of all files under `folder`."""
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):  # it may go meanwhile
+            if path.is_file():
+                total += path.stat().st_size
+    return total
+
+
 def unknown_in(folder: Path, known: Iterable[tuple[str]]) -> list[Path]:
     """Return what lies in `folder` under none of the names in `known`, rows of one column."""
     names = {name for (name,) in known}

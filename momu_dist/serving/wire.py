@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import Request
@@ -20,12 +22,14 @@ _SAID = {
     400: "The request cannot be read",
     401: "A token is needed",
     404: "There is no such thing, or it has expired",
+    408: "The body does not come",
     409: "It is not at its end yet",
     413: "The body is too large",
     422: "The request cannot be used",
     429: "Too much is asked at once; Retry-After says when to try again",
     503: "Nothing can be made now",
     504: "It took too long",
+    507: "There is no room to keep it",
 }
 ERRORS: dict[int | str, dict[str, Any]] = {
     code: {"model": Error, "description": text} for code, text in _SAID.items()
@@ -39,26 +43,39 @@ BODY = {
 """For pages whose body is a file."""
 
 
-async def body_of(request: Request, most_mb: float) -> bytes:
-    """The body, read no further than `most_mb`; HTTPException 413 for more."""
+async def body_of(request: Request, most_mb: float, within_s: float) -> bytes:
+    """The body, read no further than `most_mb` and no longer than `within_s`; HTTPException 413 or 408 beyond."""
     most = int(most_mb * 2**20)
     if declared_bytes(request.headers.raw) > most:
         raise HTTPException(413, too_large(most_mb))
     content = bytearray()
-    async for chunk in request.stream():
-        content += chunk
-        if len(content) > most:
-            raise HTTPException(413, too_large(most_mb))
+    async with _within(within_s):
+        async for chunk in request.stream():
+            content += chunk
+            if len(content) > most:
+                raise HTTPException(413, too_large(most_mb))
     return bytes(content)
 
 
-async def no_body(request: Request) -> None:
-    """HTTPException 422 for a body, of which only the begin is read."""
-    async for chunk in request.stream():
-        if chunk:
-            raise HTTPException(
-                422, "there is a body, expected none where the input is a file or nothing; leave it out."
-            )
+async def no_body(request: Request, within_s: float) -> None:
+    """HTTPException 422 for a body, of which only the begin is read, and 408 for one that does not come."""
+    async with _within(within_s):
+        async for chunk in request.stream():
+            if chunk:
+                raise HTTPException(
+                    422, "there is a body, expected none where the input is a file or nothing; leave it out."
+                )
+
+
+@asynccontextmanager
+async def _within(seconds: float) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        raise HTTPException(
+            408, f"the body did not come within {seconds:g} s; send it faster, or send less."
+        ) from None
 
 
 def declared_bytes(headers: Iterable[tuple[bytes, bytes]]) -> int:

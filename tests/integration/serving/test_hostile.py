@@ -34,19 +34,27 @@ from hostile import (
 )
 
 from momu_dist.client import Client
-from momu_dist.serving.service import _RECEIVED_AT_ONCE
-from served import Served, until
+from served import Served, metric, until
 
 pytestmark = pytest.mark.serving
 
 MAX_BODY_MB = 36
 """Above the largest of the files, whose reader is to refuse it."""
+QUEUE = 16
+RECEIVE_S = 20
 
 
 @pytest.fixture(scope="module")
 def served(serve: Callable[..., Served], tiny_runs: Path) -> Iterator[Served]:
     # What is right by chance costs little.
-    service = serve("max_seconds=10", "max_steps=2", f"max_body_mb={MAX_BODY_MB}", checkpoint=tiny_runs)
+    settings = (
+        "max_seconds=10",
+        "max_steps=2",
+        f"max_body_mb={MAX_BODY_MB}",
+        f"queue={QUEUE}",
+        f"receive_s={RECEIVE_S}",
+    )
+    service = serve(*settings, checkpoint=tiny_runs)
     yield service
     service.stop()
 
@@ -119,19 +127,33 @@ def test_a_body_that_says_it_is_too_large_is_not_awaited(served: Served, path: s
     assert answer.status == 413 and fault_of(answer) is None and time.monotonic() - began < 5
 
 
-def test_a_body_that_turns_out_too_large_is_cut_off_though_nobody_reads_it(served: Served) -> None:
-    """As many uploads as are received at a time do not come to their ends, so the next one waits in Serve's process."""
+def test_a_body_that_turns_out_too_large_is_cut_off_by_serves_own_process(served: Served) -> None:
+    """Not by the application, which would have counted it."""
 
     def too_much() -> Iterator[bytes]:
         for _ in range(2 * MAX_BODY_MB):
             yield bytes(2**20)
 
+    refused_by_the_application = 'momu_requests_total{code="413",path="/v1/files"}'
+    before = metric(served.url, refused_by_the_application)
+    answer = requests.post(f"{served.url}/v1/files", data=too_much(), timeout=30)
+    assert answer.status_code == 413 and "too large" in answer.json()["error"]
+    assert metric(served.url, refused_by_the_application) == before
+    assert requests.post(f"{served.url}/v1/files", data=b"x", timeout=30).status_code == 201
+
+
+def test_bodies_that_come_slowly_keep_nobody_waiting_and_are_given_up(served: Served, music: Path) -> None:
     place = urlsplit(served.url)
     with ExitStack() as held:
-        for _ in range(_RECEIVED_AT_ONCE):
-            one = held.enter_context(socket.create_connection((place.hostname, place.port), timeout=30))
-            one.sendall(b"POST /v1/files HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nx")
-        time.sleep(1.0)  # until they have their places
-        answer = requests.post(f"{served.url}/v1/files", data=too_much(), timeout=30)
-    assert answer.status_code == 413 and "too large" in answer.json()["error"]
-    assert requests.post(f"{served.url}/v1/files", data=b"x", timeout=30).status_code == 201
+        slow = []
+        for path in [A2M, "/v1/files"] * (QUEUE + 1):
+            one = held.enter_context(
+                socket.create_connection((place.hostname, place.port), timeout=2 * RECEIVE_S)
+            )
+            one.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nx".encode())
+            slow.append(one)
+        assert requests.post(f"{served.url}/v1/files", data=b"x", timeout=RECEIVE_S).status_code == 201
+        assert Client(served.url).generate("a2m", music, seconds=1.5, steps=2, format="npz")
+        for one in slow:
+            came = one.recv(65_536).decode()
+            assert came.startswith("HTTP/1.1 408") and not leak_in(came)

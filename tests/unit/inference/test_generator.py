@@ -19,7 +19,7 @@ from momu_dist.errors import CheckpointError, ConfigError, DataError, MomuError
 from momu_dist.inference.generator import Generator
 from momu_dist.inference.inputs import read_inputs
 from momu_dist.inference.motion_io import save_motion_npz, write_openpose_json
-from momu_dist.inference.prepared import Prepared, warn_if_long
+from momu_dist.inference.prepared import Prepared, prepare, warn_if_long
 from momu_dist.inference.request import Request, Sample, variations
 
 TASKS = ("a2m", "m2a", "joint")
@@ -108,6 +108,13 @@ def test_the_recipe_tells_the_sampler_and_the_rate_of_given_motion(
     recipes = {task: generator.generate(request_of(task, clips))[0].recipe() for task in TASKS}
     assert {recipe["sampler"] for recipe in recipes.values()} == {"ddim"}
     assert recipes["m2a"]["fps"] == MEL_RATE_HZ and not any("fps" in recipes[t] for t in ("a2m", "joint"))
+
+
+def test_what_is_prepared_knows_its_steps(generator: Generator, clips: list[PreparedClip]) -> None:
+    """Those that its walk counts, whatever the sampler makes of what was asked."""
+    for task, sampler in (("a2m", "ddim"), ("m2a", "dpm++"), ("joint", "dpm++"), ("a2m", "ddpm")):
+        made = prepare(request_of(task, clips, sampler=sampler), generator.models)
+        assert made.n_steps == next(generator.walk(made))[0].point.n_steps > 0
 
 
 @pytest.mark.parametrize("task", ["a2m", "m2a"])
@@ -326,8 +333,8 @@ def test_latents_that_are_not_finite_name_the_guidance(
 
 
 def test_a_long_request_is_made_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    warn_if_long([Prepared(Request("joint"), grid_frames(60.0))])
+    warn_if_long([Prepared(Request("joint"), grid_frames(60.0), 50)])
     assert not caplog.records
-    warn_if_long([Prepared(Request("joint"), grid_frames(61.0))] * 2)
+    warn_if_long([Prepared(Request("joint"), grid_frames(61.0), 50)] * 2)
     assert [record.getMessage()[:4] for record in caplog.records] == ["61 s"]
     assert "--seconds" in caplog.text

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from momu_dist.data.manifest import Manifest
+from momu_dist.errors import ConfigError
 from momu_dist.launch import work as work_module
 from momu_dist.launch.progress import Progress
 from momu_dist.launch.sites import Site
@@ -62,3 +63,40 @@ def test_a_service_is_a_driver_on_the_ray_of_the_job(tmp_path: Path, monkeypatch
     work = make_work("serve", ["--checkpoint", "runs/demo", "gpus=1"], Site(), "/tmp/x")
     assert work.command[-5:] == ("momu_dist.cli", "serve", "--checkpoint", "runs/demo", "gpus=1")
     assert work.uses_ray and not work.elastic and work.needed == (str(tmp_path),)
+
+
+@pytest.mark.parametrize(
+    ("given", "config", "gpus", "added"),
+    [
+        ([], "", 4, ["gpus=1", "replicas=4"]),
+        ([], "", 0, []),
+        (["gpus=2"], "", 4, ["replicas=2"]),
+        (["gpus=0.5"], "", 4, ["replicas=4"]),
+        (["gpus=0"], "", 4, []),
+        (["replicas=2"], "", 4, ["gpus=1"]),
+        (["queue=8"], "replicas: 3, gpus: 1", 4, []),
+    ],
+)
+def test_a_service_has_one_replica_a_gpu_unless_it_is_told_otherwise(
+    given: list[str],
+    config: str,
+    gpus: int,
+    added: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own.yaml").write_text(f"applications: [{{args: {{{config}}}}}]")
+    arguments = ["--config", "own.yaml", "--checkpoint", "runs/demo", *given]
+    work = make_work("serve", arguments, Site(), "/tmp/x")
+    assert list(work.on(2, gpus).command) == [*work.command, *added]
+
+
+def test_the_usual_config_leaves_replicas_to_the_allocation() -> None:
+    work = make_work("serve", ["--checkpoint", "runs/demo"], Site(), "/tmp/x")
+    assert work.on(1, 2).command[-2:] == ("gpus=1", "replicas=2")
+
+
+def test_a_mistake_in_a_setting_is_said_before_a_node_is_used() -> None:
+    with pytest.raises(ConfigError, match="replicas"):
+        make_work("serve", ["replicas=0"], Site(), "/tmp/x")

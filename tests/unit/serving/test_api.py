@@ -109,28 +109,50 @@ def test_a_body_without_an_end_is_not_read_to_it(opened, path, query, status, ch
     assert len(read) == chunks
 
 
-def test_a_few_uploads_come_in_at_a_time_and_none_for_ever(opened) -> None:
-    """Those that are slow hold places that others wait for, up to the deadline."""
+@pytest.mark.parametrize(
+    ("path", "query"), [(A2M, {}), ("/v1/files", {}), ("/v1/batch", {}), (JOINT, {"seconds": 4})]
+)
+def test_bodies_that_come_slowly_keep_nobody_waiting_and_are_given_up(opened, path, query) -> None:
+    """Many more than there are places in the queue, or for what is kept."""
+    coming = []
 
     async def never() -> dict[str, Any]:
+        coming.append(1)
         await asyncio.sleep(LIMIT_S)
-        raise AssertionError("the deadline did not come")
+        raise AssertionError("it was not given up")
 
-    async def whole() -> dict[str, Any]:
-        return {"type": "http.request", "body": GOOD, "more_body": False}
+    async def slowly(client: Any) -> list[int]:
+        slow = [asyncio.create_task(posted(client.app, path, query, never)) for _ in range(20)]
+        while len(coming) < len(slow):
+            await asyncio.sleep(0.01)
+        quick = [await posted(client.app, A2M, {}, whole), await posted(client.app, "/v1/files", {}, whole)]
+        assert not any(one.done() for one in slow)
+        return [*quick, *[await one for one in slow]]
 
-    async def upload(client: Any) -> list[int]:
-        slow = [asyncio.create_task(posted(client.app, "/v1/files", {}, never)) for _ in range(4)]
-        await asyncio.sleep(0.1)
-        late = asyncio.create_task(posted(client.app, "/v1/batch", {}, whole))
-        await asyncio.sleep(0.1)
-        assert not late.done()
-        return [await one for one in (*slow, late)]
+    with opened(queue=2, receive_s=2, deadline_s=60) as client:
+        assert client.portal.call(slowly, client) == [200, 201] + [408] * 20
 
-    with opened(deadline_s=0.5) as client:
-        answers = client.portal.call(upload, client)
-        assert answers[:4] == [504] * 4 and answers[4] in (422, 504)
-        assert client.post("/v1/files", content=GOOD).status_code == 201
+
+async def whole() -> dict[str, Any]:
+    return {"type": "http.request", "body": GOOD, "more_body": False}
+
+
+def test_a_full_queue_awaits_no_body(opened, played) -> None:
+    async def never() -> dict[str, Any]:
+        raise AssertionError("the body was asked for")
+
+    async def ask(client: Any) -> int:
+        played.hold = asyncio.Event()
+        first = asyncio.create_task(posted(client.app, A2M, {}, whole))
+        while not client.service.inside:
+            await asyncio.sleep(0.01)
+        status = await posted(client.app, A2M, {}, never)
+        played.hold.set()
+        assert await first == 200
+        return status
+
+    with opened(queue=1) as client:
+        assert client.portal.call(ask, client) == 429
 
 
 async def posted(app: Any, path: str, query: dict[str, Any], receive: Any) -> int:
@@ -199,6 +221,23 @@ def test_no_models_are_503(opened, played) -> None:
         assert client.get("/v1/models").json()["limits"]["max_seconds"] == 120
 
 
+def test_it_is_not_ready_while_no_sampler_comes_further(opened, played) -> None:
+    with opened(stall_s=0.3) as client:
+        until(lambda: client.get("/readyz").status_code == 200)
+        played.hold = asyncio.Event()
+        asking = threading.Thread(target=lambda: client.post(JOINT, params={"seconds": 4}))
+        asking.start()
+        until(lambda: client.get("/readyz").status_code == 503)
+        stalled = client.get("/readyz")
+        assert "no sampler has come further for" in stalled.json()["error"] and stalled.headers["retry-after"]
+        assert client.get("/healthz").status_code == client.get("/v1/models").status_code == 200
+        client.portal.call(played.hold.set)
+        asking.join(LIMIT_S)
+        assert client.get("/readyz").status_code == 200
+        time.sleep(0.4)  # nothing to do is no stall
+        assert client.get("/readyz").status_code == 200
+
+
 def test_another_replica_takes_over_a_request_and_the_runner_an_item(opened, played) -> None:
     with opened() as client:
         played.deaths = 2
@@ -255,13 +294,15 @@ def test_a_token_guards_all_that_is_made_or_kept(opened) -> None:
 
 
 def test_what_happened_is_counted(opened) -> None:
-    with opened() as client:
+    with opened(max_body_mb=1) as client:
         client.post(JOINT, params={"seconds": 4})
         client.post(JOINT)
+        client.post("/v1/files", content=bytes(2**20 + 1))
         client.get("/no/such/page")
         text = client.get("/metrics").text
     assert 'momu_requests_total{code="200",path="/v1/generate/joint"} 1.0' in text
     assert 'momu_requests_total{code="422",path="/v1/generate/joint"} 1.0' in text
+    assert 'momu_requests_total{code="413",path="/v1/files"} 1.0' in text
     assert 'path="none"' in text and "/no/such/page" not in text
     assert 'momu_generate_seconds_count{task="joint"} 1.0' in text
     assert "momu_samples_inside 0.0" in text and "momu_items_pending 0.0" in text
@@ -337,6 +378,35 @@ def test_a_full_disk_keeps_nothing_of_a_result(opened, monkeypatch) -> None:
         job = job_of(client, {"task": "joint", "seconds": 4})
         until(lambda: client.get(f"/v1/jobs/{job}").json()["items"]["done"] == 1)
     assert left == [1, 1, 1, 1]
+
+
+def test_no_more_is_kept_than_may_be(opened) -> None:
+    """Uploads and batches are refused, jobs wait, what needs no room goes on; and when some has expired, so does the rest."""
+    with opened(max_stored_gb=20 / 2**30) as client:
+        file = client.post("/v1/files", content=GOOD * 2).json()["id"]
+        for path, content in (("/v1/files", GOOD), ("/v1/batch", b'{"task": "joint", "seconds": 4}')):
+            refused = client.post(path, content=content)
+            assert refused.status_code == 507 and "GB of uploads and results" in refused.json()["error"]
+            assert "/state" not in refused.text
+        assert client.post(A2M, params={"file": file}).status_code == 200
+        job = client.service.store.add_job([{"task": "joint", "seconds": 4}], 60.0)
+        client.portal.call(client.service.wake)
+        time.sleep(0.2)
+        assert client.get(f"/v1/jobs/{job}").json()["items"]["done"] == 0
+        client.service.store.stored = 0
+        until(lambda: client.get(f"/v1/jobs/{job}").json()["items"]["done"] == 1)
+        assert client.post("/v1/files", content=GOOD).status_code == 201
+
+
+def test_a_full_disk_refuses_an_upload_in_a_sentence(opened, monkeypatch) -> None:
+    def full(path: Path, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    with opened() as client, monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", full)
+        refused = client.post("/v1/files", content=GOOD)
+        assert refused.status_code == 503 and refused.headers["retry-after"]
+        assert refused.json()["error"] == "the service cannot write to its disk; try again later."
 
 
 def test_a_cancelled_job_stops_at_once(opened, played) -> None:

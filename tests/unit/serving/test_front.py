@@ -13,7 +13,9 @@ from ray.serve._private import http_util
 from ray.serve.config import HTTPOptions
 from ray.serve.schema import ServeDeploySchema
 
-from momu_dist.serving.front import CALLBACK, LIMIT, Front, environment, middlewares
+from momu_dist.errors import ConfigError
+from momu_dist.serving.app import Api
+from momu_dist.serving.front import CALLBACK, LIMIT, Front, check_bound, environment, middlewares
 from momu_dist.serving.settings import ServiceSettings
 
 MB = 2**20
@@ -134,3 +136,34 @@ def test_the_usual_config_has_the_usual_limit(monkeypatch: pytest.MonkeyPatch) -
     assert config.controller_options is not None and config.controller_options.runtime_env is not None
     told = config.controller_options.runtime_env["env_vars"]
     assert {**told, LIMIT: float(told[LIMIT])} == {**environment(usual), LIMIT: usual}
+
+
+@pytest.mark.parametrize("told", [None, "36", "64.0", "100"])
+def test_the_application_starts_where_serve_lets_through_what_it_takes(
+    told: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(LIMIT, raising=False)
+    if told is not None:
+        monkeypatch.setenv(LIMIT, told)
+    check_bound(36)
+
+
+def test_the_application_does_not_start_where_serve_would_refuse_what_it_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(LIMIT, "64")
+    _, api, *_ = Api.func_or_class.__mro__  # type: ignore[attr-defined]  # without what Serve puts around it
+    with pytest.raises(ConfigError, match="MAX_BODY_MB is 64, expected max_body_mb .100. or more"):
+        api({"checkpoint": ["run"], "max_body_mb": 100}, None)
+
+
+@pytest.mark.parametrize("told", ["", "64 MB", "nan", "inf", "0", "-1"])
+def test_a_bound_that_is_no_size_is_a_sentence_and_the_usual_one_holds(
+    told: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(LIMIT, told)
+    with pytest.raises(ConfigError, match=f"{LIMIT} is '{told}', expected a number of MB"):
+        check_bound(1)
+    (front,) = middlewares()
+    assert front.args == (ServiceSettings(checkpoint=["run"]).max_body_mb,)
+    assert "expected a number of MB" in caplog.text

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from concurrent.futures import Future
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from momu_dist.serving.items import Joint
-from momu_dist.serving.making import Maker
+from momu_dist.serving.making import Made, Maker, Progress
 
 
 def test_work_that_does_not_come_back_is_seen() -> None:
@@ -40,3 +42,21 @@ def test_work_that_does_not_come_back_is_seen() -> None:
         assert maker.stalled_s() == 0.0
 
     asyncio.run(ask())
+
+
+def test_a_word_comes_with_each_sample_that_is_finished(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What listens can tell slow work on many samples from none."""
+    made, walked = Made(b"", "zip"), Future[Any]()
+    walked.set_result(())
+    monkeypatch.setattr("momu_dist.serving.making.encoded", lambda *_: made)
+    generator = SimpleNamespace(
+        prepare=lambda _: SimpleNamespace(n_steps=5), walk=lambda _: None, finish=lambda *_: None,
+        models=SimpleNamespace(origins={}),
+    )  # fmt: skip
+    stepper = SimpleNamespace(start=lambda *_: walked)
+
+    async def words() -> list[Any]:
+        maker = Maker(stepper)  # type: ignore[arg-type]
+        return [word async for word in maker.make(generator, "joint", Joint(seconds=4, n=3), {}, "request")]  # type: ignore[arg-type]
+
+    assert asyncio.run(words()) == [Progress(15, 15)] * 3 + [made]

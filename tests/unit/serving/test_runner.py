@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -477,3 +478,25 @@ def test_a_stop_while_an_item_is_being_taken_gives_it_back(
 
     asyncio.run(main())
     assert states(store, job) == ["queued"]
+
+
+def test_a_store_that_does_not_answer_is_seen_from_outside(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free, take = threading.Event(), store.take
+
+    def hanging() -> StoredItem | None:
+        free.wait(SOON_S)
+        return take()
+
+    async def main() -> None:
+        runner = Runner(store, failing(store, [])[0], at_once=1, poll_s=0.01)
+        async with running(runner):
+            await asyncio.sleep(0.3)
+            await until(lambda: runner.stalled_s() < 0.2)
+            monkeypatch.setattr(store, "take", hanging)
+            await until(lambda: runner.stalled_s() > 0.3)
+            free.set()
+            await until(lambda: runner.stalled_s() < 0.2)
+
+    asyncio.run(main())

@@ -15,7 +15,8 @@ from ray.serve.config import ControllerOptions
 from momu_dist.cli import main
 from momu_dist.errors import ConfigError, Stopped
 from momu_dist.serving.front import environment
-from momu_dist.serving.running import DEFAULT_CONFIG, read_config, run_service
+from momu_dist.serving.running import run_service
+from momu_dist.serving.settings import DEFAULT_CONFIG, read_config
 
 CONFIG = (
     "http_options: {port: 9000}\napplications:\n- {name: momu, args: {checkpoint: [runs/demo], queue: 4}}\n"

@@ -645,3 +645,25 @@ def test_a_result_that_is_not_there_is_no_fault_of_the_disk(store: Store) -> Non
     with pytest.raises(FileNotFoundError):
         store.finish(job, 0, store.temporary(), ".mp4")
     assert states(store, job) == ["running"]
+
+
+def test_it_knows_how_much_it_keeps(tmp_path: Path) -> None:
+    """From uploads and results, also after it was opened again and when some has gone."""
+    clock = Clock()
+    store = Store(tmp_path, clock)
+    assert store.stored == 0
+    with store.new_file() as path:
+        path.write_bytes(b"12345")
+        store.add_file(path, LIFETIME_S)
+    job = store.add_job([{}], 2 * LIFETIME_S)
+    store.take()
+    result = store.temporary()
+    result.write_bytes(b"123")
+    assert store.finish(job, 0, result, "wav") and store.stored == 8
+    store.close()
+    store = Store(tmp_path, clock)
+    assert store.stored == 8
+    clock.now_s += 1.5 * LIFETIME_S
+    store.expire()
+    assert store.stored == 3
+    store.close()
