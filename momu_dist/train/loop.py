@@ -22,7 +22,7 @@ from momu_dist.core.catalog import STAGES
 from momu_dist.core.seeds import seed_of
 from momu_dist.core.tasks.base import Batch, Row, Task
 from momu_dist.errors import CheckpointError, Stopped, TrainingError
-from momu_dist.train.checkpoint import Checkpoint, check_continues
+from momu_dist.train.checkpoint import Checkpoint, check_continues, check_order
 from momu_dist.train.collective import barrier, from_all, from_rank_0, largest, rank, world_size
 from momu_dist.train.ema import Ema
 from momu_dist.train.engine import Engine
@@ -326,7 +326,8 @@ class Trainer:
         if newest is None:
             return None
         # The driver has asked already; a machine with another NumPy would serve other samples than it does.
-        check_continues(newest, self.config.train.strategy, self.feed.plan_fingerprint, self.total_steps)
+        check_continues(newest, self.config.train.strategy, self.total_steps)
+        check_order(newest, self.feed.plan_fingerprint)
         try:
             for engine in self.engines.values():
                 engine.load(newest)
