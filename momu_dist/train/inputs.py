@@ -45,7 +45,7 @@ def keep_inputs(config: RunConfig, folder: RunFolder, origin: Mapping[str, str])
         if not _holds(own, origin[name]):
             with writing_to(folder.path):
                 folder.inputs.mkdir(exist_ok=True)
-                settled(lambda: [find_export(path)], lambda found: link_export(found[0].folder, own))
+                _link(path, own)
         if not _holds(own, origin[name]):
             raise CheckpointError(
                 f"{path} does not hold the weights {origin[name][:12]}, with which {config.name} begins: it was replaced just "
@@ -53,6 +53,11 @@ def keep_inputs(config: RunConfig, folder: RunFolder, origin: Mapping[str, str])
             )
         kept[name] = str(own)
     return replace(config, inputs=replace(config.inputs, **kept))
+
+
+def _link(path: str, own: Path) -> None:
+    """Make `own` the export at `path`, of one checkpoint, whatever a training does there meanwhile."""
+    settled(lambda: [find_export(path)], lambda found: link_export(found[0].folder, own))
 
 
 def _holds(folder: Path, sha256: str) -> bool:

@@ -19,8 +19,8 @@ from momu_dist.config.load import config_from_dict, resolved_dict
 from momu_dist.core.models.autoencoder import Autoencoder
 from momu_dist.data.hashes import file_sha256
 from momu_dist.errors import CheckpointError
-from momu_dist.inference.export import Export, exports_under, find_export, link_export, settled, write_export
 from momu_dist.inference import models
+from momu_dist.inference.export import Export, exports_under, find_export, link_export, settled, write_export
 from momu_dist.inference.models import load_models, load_vae
 
 CONFIG = config_from_dict(

@@ -48,7 +48,9 @@ exec sleep 87654
 """
 
 
-LOCAL = config_from_dict({"stage": "dit_a2m", "name": "run", "train": {"strategy": "local", "workers": 1}}, "test")
+LOCAL = config_from_dict(
+    {"stage": "dit_a2m", "name": "run", "train": {"strategy": "local", "workers": 1}}, "test"
+)
 
 
 class Played:

@@ -87,7 +87,9 @@ def test_other_weights_at_another_place_are_refused_the_same_are_not(
     shutil.copytree(runs / "music_vae", runs / "copy")
     train_on(runs / "music_vae")
     with pytest.raises(ConfigError, match="holds a run with another music_vae;"):
-        train(config_of("motion_vae", "train.max_steps=3", f"inputs.music_vae={runs / 'music_vae' / 'export'}"))
+        train(
+            config_of("motion_vae", "train.max_steps=3", f"inputs.music_vae={runs / 'music_vae' / 'export'}")
+        )
     train(config_of("motion_vae", "train.max_steps=3", f"inputs.music_vae={runs / 'copy'}"))
     assert not [path for path in (folder / "inputs").iterdir() if path.name != "music_vae"]
 

@@ -121,8 +121,6 @@ def test_a_run_folder_that_is_moved_away_is_missed_and_not_made_anew(
         return usual(*arguments)
 
     monkeypatch.setattr(owner, name, moves)
-    with pytest.raises(
-        DiskError, match=f"the run folder {run} is gone: it was moved or deleted"
-    ):
+    with pytest.raises(DiskError, match=f"the run folder {run} is gone: it was moved or deleted"):
         train(config_of("train.max_steps=4", "train.sample_every=1"))
     assert not run.exists() and (away / "config.yaml").is_file()
