@@ -6,19 +6,19 @@ two VAEs it was trained with (`music_vae/`, `motion_vae/`), so that one folder i
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from momu_dist.config.load import config_from_dict
@@ -31,10 +31,6 @@ from momu_dist.errors import CheckpointError, DataError, MomuError
 
 FORMAT = 1
 MODEL_SCHEME = "models:/"  # of registered models, which are found outside of inference
-
-
-REPLACING_S = 1.0
-"""How long a reader waits for an export whose older one has been put aside; longer, and who replaced it was killed."""
 _TRIES = 100
 
 Made = TypeVar("Made")
@@ -42,15 +38,11 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True)
 class Export:
-    """What `model.json` says. `config` is the resolved run; `facts` the rest (statistics, fingerprints, commit, hash).
-
-    `text` is the file as it was read, by which an export is told from one that has replaced it.
-    """
+    """What `model.json` says. `config` is the resolved run; `facts` the rest (statistics, fingerprints, commit, hash)."""
 
     folder: Path
     config: RunConfig
     facts: dict[str, Any]
-    text: str = field(repr=False)
 
     @property
     def stage(self) -> str:
@@ -74,19 +66,25 @@ class Export:
 
     def stands(self) -> bool:
         """Return whether the folder still holds this export: training replaces its own at every checkpoint."""
-        described = _described(self.folder)
-        return described == (self.folder, self.text)
+        try:
+            return find_export(self.folder) == self
+        except CheckpointError:
+            return False
 
     def load_into(self, net: nn.Module) -> nn.Module:
         """Load the weights into `net` and return it in eval mode; a torn or altered file is a CheckpointError."""
         path = self.folder / "model.safetensors"
-        if file_sha256(path) != self.sha256:
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
+        if hashlib.sha256(content).hexdigest() != self.sha256:
             raise CheckpointError(
                 f"{path} does not have the hash that {self.folder / 'model.json'} promises; "
-                "the file is torn or was changed: copy the export again."
+                "the file is torn or was replaced, as by a training that goes on: read it or copy it again."
             )
         try:
-            missing, unexpected = net.load_state_dict(load_file(path), strict=False)
+            missing, unexpected = net.load_state_dict(load(content), strict=False)
         except SafetensorError as error:
             raise CheckpointError(
                 f"{path} is no whole safetensors file ({error}), though it has the hash that was written with it; "
@@ -160,7 +158,8 @@ def _put_in_place(temporary: Path, folder: Path) -> None:
 
 
 def _old(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}-old")
+    """Where the older export lies for the moment in which it is replaced, or since a kill in that moment."""
+    return folder.parent / f".{folder.name}-old"
 
 
 def find_export(path: str | Path, stage: str | None = None) -> Export:
@@ -193,7 +192,7 @@ def find_export(path: str | Path, stage: str | None = None) -> Export:
         raise CheckpointError(
             f"{folder} has export format {tree.get('format')}, this version reads {FORMAT}."
         )
-    export = Export(folder, config_from_dict(config, where=str(folder / "model.json")), tree, text)
+    export = Export(folder, config_from_dict(config, where=str(folder / "model.json")), tree)
     needed = {"sha256", *(("motion_stats", "latent_scales") if export.stage.startswith("dit") else ())}
     missing = sorted(needed - set(tree))
     if missing:
@@ -250,32 +249,25 @@ def holds_export(path: str | Path) -> bool:
 
 
 def _described(*places: Path) -> tuple[Path, str] | None:
-    """Return the first of `places` that is an export, with the text of its model.json; None if none is.
+    """Return the first export at `places` with the text of its model.json; None if there is none.
 
-    While training replaces an export there is none for a moment, but the older one under another name.
+    Where there is none it may be being replaced, or have been when a process was killed: then the older one counts.
     """
-    until, missed = time.monotonic() + REPLACING_S, 0
-    while (
-        missed < 3 and time.monotonic() < until
-    ):  # one that is missing and replaced by nothing may just have been
-        for place in places:
+    for _ in range(3):  # one that was missing, with the older one gone a moment later, is there again
+        for folder in (found for place in places for found in (place, _old(place))):
             try:
-                return place, (place / "model.json").read_text()
+                return folder, (folder / "model.json").read_text()
             except (FileNotFoundError, NotADirectoryError):
                 continue
             except (OSError, ValueError) as error:
                 raise CheckpointError(
-                    f"{place / 'model.json'} cannot be read ({error!r}); copy the export again."
+                    f"{folder / 'model.json'} cannot be read ({error!r}); copy the export again."
                 ) from error
-        if any(_old(place).exists() for place in places):
-            time.sleep(0.001)
-        else:
-            missed += 1
     return None
 
 
 def settled(find: Callable[[], list[Export]], read: Callable[[list[Export]], Made]) -> Made:
-    """Return what `read` makes of the exports that `find` returns; again, if training has replaced one of them meanwhile.
+    """Return what `read` makes of the exports that `find` returns, all of which it uses; again, if training has replaced one.
 
     So what is returned is of one export, and what is raised is not of two.
     """

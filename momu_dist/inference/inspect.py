@@ -206,7 +206,7 @@ def _exports(root: Path) -> list[Export]:
     """The exports at a folder, none if it holds none; what is torn raises CheckpointError."""
     if holds_export(root) or (root / "config.yaml").is_file():  # a run that has no export yet says so
         return [find_export(root)]
-    if root.is_dir() and any(root.glob("*/export/model.json")):
+    if root.is_dir() and any(holds_export(child / "export") for child in root.iterdir()):
         return exports_under(root)
     return []
 

@@ -71,28 +71,32 @@ def load_models(checkpoints: Sequence[str | Path], device: torch.device) -> Mode
     Raises CheckpointError where there is no diffusion transformer, two different ones of one direction, or where two
     do not share their VAEs.
     """
-    return settled(
-        lambda: [export for path in checkpoints for export in exports_under(path)],
-        lambda found: _assembled(found, checkpoints, device),
-    )
+    return settled(lambda: _transformers(checkpoints), lambda found: _assembled(found, device))
 
 
-def _assembled(found: Sequence[Export], checkpoints: Sequence[str | Path], device: torch.device) -> Models:
+def _transformers(checkpoints: Sequence[str | Path]) -> list[Export]:
+    """Return the diffusion transformers to use, one or two."""
+    found = {export.folder: export for path in checkpoints for export in exports_under(path)}
     dits: dict[str, Export] = {}
     for direction, stage in DIRECTIONS.items():
-        for export in found:
+        for export in found.values():
             if export.stage == stage and dits.setdefault(direction, export).sha256 != export.sha256:
                 raise CheckpointError(
                     f"two different models of {stage} are given: {dits[direction].folder} and {export.folder}, expected one; "
                     "name the run folder that is meant instead of a folder of runs."
                 )
     if not dits:
-        stages = ", ".join(export.stage for export in found)
+        stages = ", ".join(export.stage for export in found.values())
         raise CheckpointError(
             f"no diffusion transformer under {', '.join(map(str, checkpoints))} (found {stages}); "
             "name the run folder of a dit_m2a or dit_a2m stage, or a folder that holds both."
         )
-    first = next(iter(dits.values()))
+    return list(dits.values())
+
+
+def _assembled(found: Sequence[Export], device: torch.device) -> Models:
+    dits = {direction: e for direction, stage in DIRECTIONS.items() for e in found if e.stage == stage}
+    first = found[0]
     vaes = {name: find_export(first.folder / name, stage=name) for name in ("music_vae", "motion_vae")}
     for export in dits.values():
         for name, vae in vaes.items():

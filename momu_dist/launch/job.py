@@ -22,6 +22,7 @@ from momu_dist.launch.scontrol import job_facts, kill_wait_s, requeue
 from momu_dist.launch.sites import Site
 from momu_dist.launch.status import Status, job_folder
 from momu_dist.launch.work import Work, make_work
+from momu_dist.train.process import GIVEN_AT, process_age_s
 from momu_dist.train.scratch import node_folder
 
 FAULT = 1
@@ -144,7 +145,8 @@ class Job:
             env = {**os.environ, **self.site.env}
         else:
             env = {**self.cluster.env, "RAY_ADDRESS": self.cluster.address}
-        driver = Child("driver", work.command, {**env, "PYTHONUNBUFFERED": "1"}, self._hears_driver)
+        env |= {"PYTHONUNBUFFERED": "1", GIVEN_AT: str(time.time() - process_age_s())}
+        driver = Child("driver", work.command, env, self._hears_driver)
         told_driver = False
         look_again = 0.0
         try:

@@ -26,6 +26,7 @@ from momu_dist.train.build import required_exports
 from momu_dist.train.checkpoint import committed_step
 from momu_dist.train.dry_run import run_size
 from momu_dist.train.folder import RunFolder
+from momu_dist.train.inputs import begun_with
 from momu_dist.train.run import resolved_inputs
 
 
@@ -166,7 +167,7 @@ def _check_gpus(config: RunConfig) -> None:
 
 def _latents(data: Manifest, config: RunConfig) -> Path | None:
     """Where the latents of a run lie on the shared disk; None for one that reads none. Its inputs are checked too."""
-    exports = required_exports(resolved_inputs(config), data)
+    exports = required_exports(begun_with(resolved_inputs(config), RunFolder(config)), data)
     if STAGES[config.stage].reads != "latents":
         return None
     if config.data.latents is not None:

@@ -13,12 +13,12 @@ from contextlib import suppress
 from typing import NoReturn
 
 from momu_dist.errors import STOPPED, exit_code
-from momu_dist.train.process import process_age_s
+from momu_dist.train.process import given_at
 
 
 def as_program(arguments: Sequence[str] | None = None) -> int:
     """Run the command as the whole of this process: SIGTERM and SIGUSR2 are answered while much is still to be imported, and
-    change nothing once it has ended. In between, training answers them, and a file `stop` that is younger than the process.
+    change nothing once it has ended. In between, training answers them, and a file `stop` that is younger than the command.
     """
     stopped = False
 
@@ -31,7 +31,7 @@ def as_program(arguments: Sequence[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, leave)
     try:
-        code = main(arguments, time.time() - process_age_s())
+        code = main(arguments, given_at())
     except BaseException:
         if not stopped:  # what was interrupted may end by an error of its own (argparse does)
             raise

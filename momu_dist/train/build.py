@@ -67,7 +67,7 @@ def open_run_latents(
     """Return the cached latents of a diffusion stage, encoding them first where there are none."""
     weights = {name: export.sha256 for name, export in exports.items()}
     make_encoder = MakeEncoder(
-        {name: str(export.folder) for name, export in exports.items()},
+        exports,
         motion_stats(data, exports),
         # Under Ray the driver has chosen for nodes that may have what its own has not.
         config.train.device if config.train.device != "auto" else pick_device(config).type,
@@ -147,16 +147,19 @@ def export_facts(
 
 
 class MakeEncoder:
-    """Makes the clip encoder where it is called; holds only paths, so that it travels to any worker."""
+    """Makes the clip encoder where it is called; holds no weights, so that it travels to any worker.
 
-    def __init__(self, exports: dict[str, str], stats: MotionStats, device: str) -> None:
+    It reads those whose hash it was given, by which latents are named, or none (CheckpointError).
+    """
+
+    def __init__(self, exports: Mapping[str, Export], stats: MotionStats, device: str) -> None:
         self.exports = exports
         self.stats = stats
         self.device = device
 
     def __call__(self) -> ClipEncoder:
         device = torch.device(self.device)
-        vaes = {name: load_vae(find_export(folder)).to(device) for name, folder in self.exports.items()}
+        vaes = {name: load_vae(export).to(device) for name, export in self.exports.items()}
 
         def encode(mel: np.ndarray, motion_px: np.ndarray) -> dict[str, np.ndarray]:
             out = {}

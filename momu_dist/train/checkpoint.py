@@ -17,6 +17,7 @@ logger = logging.getLogger(__name__)
 
 STATE = "state.json"
 EXPORT = "export"
+_FORM = {"local": "torch", "ddp": "torch"}  # strategies that write the same files
 _NAME = re.compile(r"step-\d{9,}")  # a copy that somebody made beside it has another
 
 
@@ -132,14 +133,10 @@ def check_files(folder: Path, hashes: Mapping[str, str]) -> None:
             raise CheckpointError(f"{path} is torn or was changed.")
 
 
-_FORM = {"local": "torch", "ddp": "torch"}
-"""Strategies that write the same files."""
+def check_continues(newest: Checkpoint, strategy: str, total_steps: int) -> None:
+    """Refuse to go on at a checkpoint of another strategy, or of more steps (CheckpointError).
 
-
-def check_continues(newest: Checkpoint, strategy: str, plan: str, total_steps: int) -> None:
-    """Refuse to go on at a checkpoint of another run than this (CheckpointError); another number of workers is none.
-
-    `plan` is the fingerprint of this run's order of samples.
+    Another number of workers is no other run.
     """
     there = newest.state["strategy"]
     if _FORM.get(strategy, strategy) != _FORM.get(there, there):
@@ -147,16 +144,20 @@ def check_continues(newest: Checkpoint, strategy: str, plan: str, total_steps: i
             f"{newest.folder} was written by {there}, this run is {strategy}; continue as it was, or start a new run with "
             "inputs.init_from."
         )
+    if newest.step > total_steps:
+        raise CheckpointError(
+            f"{newest.folder} has done {newest.step} steps, this run ends at {total_steps}; raise train.max_steps or "
+            "train.epochs, or choose another name=..."
+        )
+
+
+def check_order(newest: Checkpoint, plan: str) -> None:
+    """Refuse to go on at a checkpoint of another order of samples than that with this fingerprint (CheckpointError)."""
     if newest.state["plan"] != plan:
         raise CheckpointError(
             f"{newest.folder} was written with another order of samples (data, seed, train.global_batch, data.length_s, "
             "data.length_buckets, or the version of NumPy or of this program changed); "
             "continue with the same values, or start a new run with inputs.init_from."
-        )
-    if newest.step > total_steps:
-        raise CheckpointError(
-            f"{newest.folder} has done {newest.step} steps, this run ends at {total_steps}; raise train.max_steps or "
-            "train.epochs, or choose another name=..."
         )
 
 

@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 _FIXED = ("stage", "seed", "model", "loss", "optim", "data.length_s", "train.precision", "train.ema_decay")
 
 
+_CONFIG = "config.yaml"
 WRITER_S = 120.0
 """How long a worker waits for the one before it to end."""
 
@@ -44,9 +45,10 @@ class RunFolder:
         self.export = self.path / "export"
         self.best = self.path / "best"
         self.registered = self.path / "registered"
+        self.inputs = self.path / "inputs"
         self.samples = self.path / "samples"
         self.metrics = self.path / "metrics.jsonl"
-        self._config = self.path / "config.yaml"
+        self._config = self.path / _CONFIG
         self._origin = self.path / "origin.json"
         self._finished = self.path / "finished.json"
         self._failure = self.path / "failure.txt"
@@ -135,9 +137,23 @@ class RunFolder:
             _write(self._origin, json.dumps(dict(origin), indent=2))
             self._failure.unlink(missing_ok=True)
 
+    def named_inputs(self) -> dict[str, Any]:
+        """Return where the inputs of a run lay that has begun, as the command named them."""
+        named = self._read(self._config, yaml.safe_load).get("inputs") if self._config.is_file() else None
+        return named if isinstance(named, dict) else {}
+
     def gone(self) -> bool:
         """Return whether the folder of a run that has begun was moved or deleted; what Ray may have made anew is none."""
-        return not self._config.is_file()
+        return _gone(self.path)
+
+    def remove_rays_own(self) -> None:
+        """Remove what Ray, which keeps its state in `ray/`, has made anew where the run folder was, if there is no more.
+
+        A run that is brought back would be moved into it.
+        """
+        with suppress(OSError):
+            if self.gone() and {path.name for path in self.path.iterdir()} <= {"ray", self._writer.name}:
+                shutil.rmtree(self.path)
 
     def finished(self) -> dict[str, Any] | None:
         """Return what the run wrote at its end, or None."""
@@ -299,11 +315,13 @@ def writing_to(folder: Path) -> Iterator[None]:
         copying = isinstance(error, shutil.Error)  # of several files, each with what the system said, as text
         if not (of_saver or copying or (isinstance(error, OSError) and _is_of(error, folder))):
             raise
-        if isinstance(error, FileNotFoundError):
+        if isinstance(error, FileNotFoundError) and _gone(folder):
             raise moved_away(folder) from error
         reason = (
             getattr(error, "strerror", None) or str(error.args[0][0][2] if copying else error).splitlines()[0]
         )
+        if isinstance(error, FileNotFoundError):
+            reason += f": {error.filename}"
         if isinstance(error, RuntimeError):  # torch's saver, which says no more than where in the file it was
             reason = "torch could not write all of a checkpoint, as on a full disk"
         raise DiskError(
@@ -315,9 +333,13 @@ def writing_to(folder: Path) -> Iterator[None]:
 def moved_away(folder: Path) -> DiskError:
     """Return the error for a run folder that was there when training began."""
     return DiskError(
-        f"the run folder {folder}, or a part of it, is gone: it was moved or deleted while the run trained; bring it back and "
+        f"the run folder {folder} is gone: it was moved or deleted while the run trained; bring it back and "
         "run the same command, which goes on from the newest checkpoint."
     )
+
+
+def _gone(folder: Path) -> bool:
+    return not (folder / _CONFIG).is_file()
 
 
 def _is_of(error: OSError, folder: Path) -> bool:

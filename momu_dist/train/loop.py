@@ -22,7 +22,7 @@ from momu_dist.core.catalog import STAGES
 from momu_dist.core.seeds import seed_of
 from momu_dist.core.tasks.base import Batch, Row, Task
 from momu_dist.errors import CheckpointError, Stopped, TrainingError
-from momu_dist.train.checkpoint import Checkpoint, check_continues
+from momu_dist.train.checkpoint import Checkpoint, check_continues, check_order
 from momu_dist.train.collective import barrier, from_all, from_rank_0, largest, rank, world_size
 from momu_dist.train.ema import Ema
 from momu_dist.train.engine import Engine
@@ -105,8 +105,7 @@ class Trainer:
         """Train to the end.
 
         Raises on every rank: TrainingError for a loss that is not finite, before the step, and for a validation or weights that
-        are not, before a checkpoint; Stopped, with a checkpoint,
-        where the surroundings wish it.
+        are not, before a checkpoint; Stopped, with a checkpoint, where the surroundings wish it.
         """
         try:
             self._run()
@@ -209,27 +208,35 @@ class Trainer:
         named = from_all((found, batch.clip_ids))
         guilty = [clip for found, clips in named if not math.isfinite(found) for clip in clips]
         self._end(
+            step,
             f"the {what} of step {step} is not finite; the step was not taken. Clips of that batch: {', '.join(guilty)}.",
             "Look at these clips, or lower optim.lr",
         )
 
-    def _refuse_non_finite_state(self, done: int) -> None:
-        """Raise on every rank if a weight is not finite on any: a checkpoint of it would only end the next start."""
-        finite = all(
-            bool(torch.isfinite(value).all())
-            for engine in self.engines.values()
-            for value in engine.local_parameters().values()
-        )
-        if largest(float(not finite), self.device):
+    def _refuse_non_finite_state(self, done: int, gathered: Weights) -> None:
+        """Raise on every rank if a weight is not finite on any: a checkpoint of it would only end the next start.
+
+        What was gathered stands for the main network: an average of what was not finite is not, and a rank's own part may end
+        in padding, which holds anything.
+        """
+        values = list(gathered.values())
+        for engine in self.engines.values():
+            if engine is not self.main:
+                values += engine.local_parameters().values()
+        finite = torch.stack([torch.isfinite(value).all().to(self.device) for value in values])
+        if largest(float(not finite.all()), self.device):
             self._end(
+                done,
                 f"weights are not finite after step {done}; no checkpoint was made of that step.",
                 "Lower optim.lr",
             )
 
-    def _end(self, found: str, remedy: str) -> NoReturn:
+    def _end(self, done: int, found: str, remedy: str) -> NoReturn:
         """Raise TrainingError, on every rank, for what would end the same if it were tried again."""
+        self.hooks.reached(done, "ending the run, once the last checkpoint is written")
         self.store.wait()
         barrier()
+        self.hooks.reached(done, "ending the run, looking for the newest checkpoint")
         newest = from_rank_0(self.store.newest() if rank() == 0 else None)
         raise TrainingError(
             f"{found} Last checkpoint: {newest.folder if newest else 'none yet'}. {remedy}; that is another run: begin it "
@@ -240,8 +247,8 @@ class Trainer:
     def _validate(self, done: int) -> dict[str, float]:
         """Log and return the means over all validation clips; no clips give none.
 
-        Raises on every rank, as for a loss, where the value by which checkpoints are judged is finite on no clip, or its
-        mean is not.
+        A clip whose value is NaN has none and does not count. Raises on every rank, as for a loss, where the mean of what
+        checkpoints are judged by is not finite: one clip of infinite value is enough, or none that has one.
         """
         rows = self.feed.validation()
         for network in self.networks.values():
@@ -257,9 +264,9 @@ class Trainer:
                 values = self.task.validate(self.networks, batch)
             for name, value in values.items():
                 entry = sums.setdefault(name, [0.0, 0.0])
-                finite = value[counts & ~torch.isnan(value)]
-                entry[0] += float(finite.sum())
-                entry[1] += len(finite)
+                known = value[counts & ~torch.isnan(value)]
+                entry[0] += float(known.sum())
+                entry[1] += len(known)
         for network in self.networks.values():
             network.train()
         if sums:
@@ -272,6 +279,7 @@ class Trainer:
             judged_by = STAGES[self.config.stage].judged_by
             if not math.isfinite(means.get(f"val/{judged_by}", math.nan)):
                 self._end(
+                    done,
                     f"the validation after step {done} is not finite (val/{judged_by}); no checkpoint was made of that step.",
                     "Look at the clips of the split val, or lower optim.lr",
                 )
@@ -294,8 +302,8 @@ class Trainer:
     def _save(self, done: int, validated: dict[str, float]) -> None:
         self.store.wait()  # before anything is copied: one copy in memory is enough
         self.hooks.reached(done, "copying the checkpoint")
-        self._refuse_non_finite_state(done)
         weights = self._weights()
+        self._refuse_non_finite_state(done, weights)
         if rank() != 0:
             weights = {}
         files: dict[str, memoryview] = {}
@@ -318,7 +326,8 @@ class Trainer:
         if newest is None:
             return None
         # The driver has asked already; a machine with another NumPy would serve other samples than it does.
-        check_continues(newest, self.config.train.strategy, self.feed.plan_fingerprint, self.total_steps)
+        check_continues(newest, self.config.train.strategy, self.total_steps)
+        check_order(newest, self.feed.plan_fingerprint)
         try:
             for engine in self.engines.values():
                 engine.load(newest)

@@ -24,7 +24,7 @@ from momu_dist.data.ray_pipeline import READER_CPUS
 from momu_dist.data.record import table_rows
 from momu_dist.errors import ConfigError, GivenUp, Stopped, TrainingError
 from momu_dist.train.checkpoint import committed_step
-from momu_dist.train.collective import largest, rank
+from momu_dist.train.collective import from_rank_0, largest, rank
 from momu_dist.train.folder import RunFolder, moved_away
 from momu_dist.train.ray_controller import PlannedIngest, RemainingSteps, WholeShares
 from momu_dist.train.worker import Host, run_worker
@@ -110,6 +110,7 @@ def _interruptible() -> Iterator[None]:
 
 def _raise_failure(folder: RunFolder) -> None:
     if folder.gone():  # and with it the reason that a worker would have left there
+        folder.remove_rays_own()
         raise moved_away(folder.path)
     failure = folder.failure()
     if failure is not None:
@@ -172,7 +173,7 @@ class _Trainer(TorchTrainer):
 def _worker(arguments: dict[str, Any]) -> None:
     config = config_from_dict(arguments["config"], where="the driver's config")
     folder = RunFolder(config)
-    if folder.gone() or folder.failure() is not None:
+    if from_rank_0(folder.gone() or folder.failure() is not None):  # all or none: others may see a disk later
         return  # an attempt before this one found a reason that will not go away; the driver tells it
     drained = _Drain() if arguments["drains"] else Host.drained
     host = Host(drained, ray.train.report, _restart)

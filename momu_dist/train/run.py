@@ -20,13 +20,14 @@ from momu_dist.data.latents import UnitRunner, in_process
 from momu_dist.data.manifest import Manifest
 from momu_dist.data.progress import progress
 from momu_dist.errors import CheckpointError, ConfigError, Stopped
-from momu_dist.inference.export import Export, find_export
+from momu_dist.inference.export import find_export
 from momu_dist.tracking import auto_uri, check_uri, open_tracker, send_waiting, waits
 from momu_dist.tracking.registry import resolve
 from momu_dist.train.build import build_task, feed_spec, open_run_latents, required_exports
-from momu_dist.train.checkpoint import check_continues, checkpoint_folders, newest_checkpoint
+from momu_dist.train.checkpoint import check_continues, check_order, checkpoint_folders, newest_checkpoint
 from momu_dist.train.dry_run import Size, run_size, warnings
 from momu_dist.train.folder import RunFolder, parse_metrics
+from momu_dist.train.inputs import begun_with, keep_inputs
 from momu_dist.train.store import sweep
 from momu_dist.train.worker import run_worker
 
@@ -44,10 +45,7 @@ def train(config: RunConfig, since: float | None = None) -> Path:
     config = _with_usable_workers(given)
     folder = RunFolder(config)
     data = Manifest.load(config.data.root)
-    exports = required_exports(config, data)
-    origin = {"data": data.fingerprint, **{name: export.sha256 for name, export in exports.items()}}
-    if config.inputs.init_from is not None:
-        origin["init_from"] = find_export(config.inputs.init_from, stage=config.stage).sha256
+    origin = _origin(begun_with(config, folder), data)
     folder.check(config, origin)
     size = run_size(config)
     finished = folder.finished()
@@ -65,10 +63,18 @@ def train(config: RunConfig, since: float | None = None) -> Path:
         for text in warnings(given, size):
             tqdm.write(f"warning: {text}")
         try:
-            _train(config, origin, since, folder, data, exports, size, signals)
+            _train(config, origin, since, folder, data, size, signals)
         except Stopped as stop:
             raise Stopped(f"{stop}: {_how_to_go_on(config, folder)}") from stop
     return folder.path
+
+
+def _origin(config: RunConfig, data: Manifest) -> dict[str, str]:
+    """Return the fingerprints of the data and of the weights that the run starts from."""
+    exports = required_exports(config, data)
+    if config.inputs.init_from is not None:
+        exports["init_from"] = find_export(config.inputs.init_from, stage=config.stage)
+    return {"data": data.fingerprint, **{name: export.sha256 for name, export in exports.items()}}
 
 
 def encode(config: RunConfig) -> Path:
@@ -81,6 +87,7 @@ def encode(config: RunConfig) -> Path:
             f"stage {config.stage} reads no latents; --only-latents goes with dit_m2a and dit_a2m."
         )
     config = _absolute(resolved_inputs(config))
+    config = begun_with(config, RunFolder(config))
     data = Manifest.load(config.data.root)
     exports = required_exports(config, data)
     local = config.train.strategy == "local"
@@ -95,7 +102,6 @@ def _train(
     since: float,
     folder: RunFolder,
     data: Manifest,
-    exports: dict[str, Export],
     size: Size,
     signals: Signals,
 ) -> None:
@@ -107,12 +113,15 @@ def _train(
             f"delete {folder.path} to start anew."
         )
     if newest:
+        check_continues(newest, config.train.strategy, size.total_steps)
         print(f"{config.name} goes on at step {done} of {size.total_steps} (checkpoint {newest.folder}).")
     local = config.train.strategy == "local"
-    resolved = config
+    given = config
     if not local:
         config = _with_ray_device(config)
         _check_room(config)
+    config = keep_inputs(config, folder, origin)
+    exports = required_exports(config, data)
     latents = None
     if STAGES[config.stage].reads == "latents":
         latents = open_run_latents(config, data, exports, in_process if local else _ray_units(config))
@@ -120,9 +129,9 @@ def _train(
     spec = feed_spec(config, data.root if latents is None else latents.root, task.columns)
     del task
     if newest:
-        check_continues(newest, config.train.strategy, make_plan(spec).fingerprint(), size.total_steps)
+        check_order(newest, make_plan(spec).fingerprint())
     # Not before: a start that is refused leaves the run as it was.
-    folder.open(resolved, origin)
+    folder.open(given, origin)
     folder.withdraw_stop(since)
     try:
         signals.training = True

@@ -1,4 +1,6 @@
-"""The folder of a job or of an own Ray on a node's own disk: its name, whose it is, and what killed ones have left there."""
+"""The folder that a job, or a training with an own Ray, has on a node's own disk: its name, whose it is, and what killed ones
+have left there.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,12 @@ def take(folder: Path, node: str) -> TextIO:
 def sweep(scratch: Path, node: str) -> None:
     """Remove the folders of this user that this node made and no process of it has any more."""
     for folder in scratch.glob(f"momu-{os.getuid()}-*"):
-        with suppress(OSError), (folder / _OWNER).open("r+") as owner:
-            if owner.read() == node and folder.lstat().st_uid == os.getuid():
-                fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):
+            path, known = folder / _OWNER, os.fsencode(node)
+            # Others may write to the disk: nothing of theirs is opened.
+            if {folder.lstat().st_uid, path.lstat().st_uid} != {os.getuid()}:
+                continue
+            with path.open("rb+") as owner:
+                if owner.read(len(known) + 1) == known:
+                    fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(folder, ignore_errors=True)

@@ -23,7 +23,7 @@ from momu_dist.data.feed import FeedSpec
 from momu_dist.data.latents import LatentManifest
 from momu_dist.data.manifest import Manifest
 from momu_dist.errors import ConfigError, MomuError, Stopped, Superseded
-from momu_dist.inference.export import find_export, settled
+from momu_dist.inference.export import find_export
 from momu_dist.tracking import Tracker, open_tracker
 from momu_dist.train.build import build_task, export_facts, pick_device, required_exports
 from momu_dist.train.collective import rank, world_size
@@ -229,10 +229,7 @@ def build_engines(config: RunConfig, task: Task, device: torch.device) -> dict[s
         networks = task.networks()
     main = next(iter(networks))
     if config.inputs.init_from is not None:
-        start = config.inputs.init_from
-        settled(
-            lambda: [find_export(start, stage=config.stage)], lambda found: found[0].load_into(networks[main])
-        )
+        find_export(config.inputs.init_from, stage=config.stage).load_into(networks[main])
         networks[main].train()
     make_main = strategy_engine(train.strategy)
     return {

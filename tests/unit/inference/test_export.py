@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from momu_dist.config.load import config_from_dict, resolved_dict
 from momu_dist.core.models.autoencoder import Autoencoder
 from momu_dist.data.hashes import file_sha256
 from momu_dist.errors import CheckpointError
+from momu_dist.inference import models
 from momu_dist.inference.export import Export, exports_under, find_export, link_export, settled, write_export
 from momu_dist.inference.models import load_models, load_vae
 
@@ -126,16 +128,44 @@ def test_reading_while_training_replaces_never_mixes_two_exports(tiny_runs: Path
     thread = threading.Thread(target=replace)
     thread.start()
     try:
-        for _ in range(10):
-            models = load_models([tmp_path / "run"], CPU)
-            number = 1 + whole.index(models.origins)
-            for vae in (models.music_vae, models.motion_vae):
+        until = time.monotonic() + 60
+        while len(replaced) <= 5 and time.monotonic() < until:
+            loaded = load_models([tmp_path / "run"], CPU)
+            number = 1 + whole.index(loaded.origins)
+            for vae in (loaded.music_vae, loaded.motion_vae):
                 assert all((value == number).all() for value in vae.state_dict().values())
             find_export(tmp_path / "run")  # never missing
     finally:
         done.set()
         thread.join()
     assert len(replaced) > 5
+
+
+def test_an_export_that_was_put_aside_when_a_process_was_killed_is_read_at_once(tmp_path: Path) -> None:
+    write(tmp_path).rename(tmp_path / ".export-old")
+    began = time.monotonic()
+    for path in (tmp_path, tmp_path / "export"):
+        assert same_weights(load_vae(find_export(path)), 0)
+    assert time.monotonic() - began < 0.5
+    write(tmp_path, seed=1)
+    (tmp_path / ".export-old").mkdir(exist_ok=True)  # killed while it was being removed
+    assert same_weights(load_vae(find_export(tmp_path)), 1)
+
+
+def test_a_run_beside_that_trains_on_is_not_waited_for(tiny_runs: Path, tmp_path: Path) -> None:
+    """Of a folder of runs only those that are used must stand still."""
+    for name in ("dit_a2m", "music_vae"):
+        shutil.copytree(tiny_runs / name, tmp_path / name)
+    usual, tree = models.load_vae, tmp_path / "music_vae" / "export" / "model.json"
+
+    def load(export: Export) -> Any:
+        facts = json.loads(tree.read_text())
+        tree.write_text(json.dumps(facts | {"step": facts["step"] + 1}))
+        return usual(export)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "load_vae", load)
+        assert load_models([tmp_path], CPU).origins
 
 
 def test_what_a_killed_export_left_is_cleared(tmp_path: Path) -> None:

@@ -60,6 +60,13 @@ def test_runs_and_exports_tell_stage_step_hash_and_data(tiny_runs: Path, prepare
     assert all(stage in everything for stage in ("music_vae", "motion_vae", "dit_m2a", "dit_a2m"))
 
 
+def test_a_run_whose_export_was_put_aside_is_found_in_a_folder_of_runs(
+    tiny_runs: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_runs / "music_vae" / "export", tmp_path / "music_vae" / ".export-old")
+    assert find_export(tiny_runs / "music_vae").sha256 in inspect(tmp_path)
+
+
 def test_torn_weights_are_said(tiny_runs: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_runs / "music_vae" / "export", tmp_path / "export")
     weights = tmp_path / "export" / "model.safetensors"

@@ -15,10 +15,13 @@ from typing import Any
 
 import pytest
 
+from momu_dist.config.load import config_from_dict
 from momu_dist.errors import ConfigError
 from momu_dist.launch import job as job_module
 from momu_dist.launch.allocation import Allocation
 from momu_dist.launch.sites import Site
+from momu_dist.launch.work import Work
+from momu_dist.train.process import GIVEN_AT, process_age_s
 
 SCONTROL = """#!/usr/bin/env bash
 echo "$@" >> {asked}
@@ -43,6 +46,11 @@ echo 'Ray runtime started.'
 [ -z "$PLAYED_DEATH" ] || { sleep 1; exit 9; }
 exec sleep 87654
 """
+
+
+LOCAL = config_from_dict(
+    {"stage": "dit_a2m", "name": "run", "train": {"strategy": "local", "workers": 1}}, "test"
+)
 
 
 class Played:
@@ -267,6 +275,27 @@ def test_a_fault_of_the_launcher_is_told_as_the_end_of_the_job(
     assert "first to fail: the launcher, on n1" in said.out and "in broken" in said.err
     ended = json.loads((tmp_path / "runs" / "slurm" / "7" / "status.json").read_text())["ended"]
     assert ended["code"] == 1 and not ended["requeued"]
+
+
+def test_the_driver_is_told_that_its_command_is_as_old_as_the_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scontrol: None
+) -> None:
+    """Ray comes up before the driver starts: a file `stop` that is laid meanwhile is meant for it."""
+    started: list[dict[str, str]] = []
+
+    class Driver:
+        code = 0
+
+        def __init__(self, name: str, command: object, env: dict[str, str], heard: object) -> None:
+            started.append(env)
+
+    monkeypatch.setattr(job_module, "Child", Driver)
+    monkeypatch.setattr(job_module, "end_all", lambda *_: None)
+    monkeypatch.setattr(job_module, "make_work", lambda *_: Work(("true",), config=LOCAL))
+    job = job_module.Job(Allocation(7, "momu", 0, ("n1",), (2,), tmp_path, "7"), Site(), 3, deque())
+    assert job.run("train", []) == 0
+    assert started[0]["PYTHONUNBUFFERED"] == "1"
+    assert abs(float(started[0][GIVEN_AT]) - (time.time() - process_age_s())) < 0.1
 
 
 @pytest.mark.parametrize(

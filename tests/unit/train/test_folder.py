@@ -244,6 +244,16 @@ def test_a_file_that_is_missing_elsewhere_is_not_the_run_folder(tmp_path: Path) 
         (tmp_path / "data" / "00000.parquet").read_bytes()
 
 
+def test_a_file_that_is_missing_in_a_run_that_is_there_is_named(tmp_path: Path) -> None:
+    folder = opened(config_of(tmp_path))
+    with pytest.raises(DiskError, match=r"No such file or directory: .*checkpoints/\.attempt\)"):
+        with writing_to(folder.path):
+            (folder.checkpoints / ".attempt").write_text("")
+    shutil.rmtree(folder.path)
+    with pytest.raises(DiskError, match="is gone"), writing_to(folder.path):
+        (folder.checkpoints / ".attempt").write_text("")
+
+
 def test_a_run_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from momu_dist.data.manifest import Manifest
 from momu_dist.errors import CheckpointError, Stopped, TrainingError
 from momu_dist.inference.export import find_export
 from momu_dist.inference.models import load_vae
+from momu_dist.train import loop
 from momu_dist.train.build import build_task, feed_spec, open_run_latents, required_exports
 from momu_dist.train.exports import Exports
 from momu_dist.train.folder import RunFolder
@@ -319,34 +321,83 @@ def test_a_validation_that_is_not_finite_is_no_checkpoint(session: Any, bad: flo
     session("music_vae").trainer.run()  # the one before was not touched
 
 
-def test_one_clip_without_a_value_spoils_no_validation(session: Any) -> None:
+@pytest.mark.parametrize(("value", "ends"), [(np.nan, False), (np.inf, True)])
+def test_one_clip_without_a_value_spoils_no_validation_one_of_infinite_value_does(
+    session: Any, value: float, ends: bool
+) -> None:
     run = session("music_vae", total=1)
     validate = run.task.validate
 
-    def one_missing(networks: Any, batch: Any) -> dict[str, Tensor]:
+    def one_spoilt(networks: Any, batch: Any) -> dict[str, Tensor]:
         values = validate(networks, batch)
-        values["rec"][0] = torch.nan
+        values["rec"][0] = value
         return values
 
-    run.task.validate = one_missing
-    run.trainer.run()
-    assert run.newest_step() == 1
+    run.task.validate = one_spoilt
+    with pytest.raises(TrainingError, match="is not finite") if ends else nullcontext():
+        run.trainer.run()
+    assert run.newest_step() == (0 if ends else 1)
 
 
-def test_weights_that_are_not_finite_are_no_checkpoint_of_a_stop(session: Any) -> None:
+def spoil_weights_of(run: Session, name: str, step: int) -> None:
+    """That step leaves a weight of the network `name` that is not finite, whatever the gradients were."""
+    engine = run.trainer.engines[name]
+    usual, steps = engine.step, iter(range(1, 100))
+
+    def spoilt(lr: float) -> float | None:
+        norm = usual(lr)
+        if next(steps) == step:
+            next(iter(engine.local_parameters().values())).view(-1)[0] = torch.nan
+        return norm
+
+    engine.step = spoilt  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("more", [(), ("train.ema_decay=null",)])
+@pytest.mark.parametrize("network", ["vae", "disc"])
+def test_weights_that_are_not_finite_are_no_checkpoint_of_a_stop(
+    session: Any, network: str, more: tuple[str, ...]
+) -> None:
     """A stop saves without a validation."""
-    run = session("music_vae", more=("train.checkpoint_every=2",))
-
-    def stop(done: int) -> Wish:
-        if done < 3:
-            return Wish.GO_ON
-        next(iter(run.trainer.main.local_parameters().values())).view(-1)[0] = torch.nan
-        return Wish.STOP
-
-    run.trainer.hooks = replace(run.trainer.hooks, wish=stop)
+    run = session("music_vae", more=("train.checkpoint_every=2", "loss.gan_start=0.0", *more))
+    spoil_weights_of(run, network, 3)
+    run.wishes[3], reached = Wish.STOP, []
+    run.trainer.hooks = replace(run.trainer.hooks, reached=lambda step, place: reached.append(place))
     with pytest.raises(TrainingError, match=r"weights are not finite after step 3; .* Lower optim\.lr"):
         run.trainer.run()
     assert run.newest_step() == 2
+    assert ["ending" in place for place in reached[-2:]] == [True, True]  # for the watch: hashing takes long
+
+
+def test_weights_that_are_not_finite_on_another_rank_are_no_checkpoint(
+    session: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All ranks end, by the same sentence, whoever found it."""
+    run, asked = session("music_vae"), []
+
+    def largest(value: float, device: torch.device) -> float:
+        asked.append(value)
+        return 1.0
+
+    monkeypatch.setattr(loop, "largest", largest)
+    with pytest.raises(TrainingError, match="weights are not finite after step 3"):
+        run.trainer._save(3, {})
+    assert asked == [0.0] and run.newest_step() == 0
+
+
+def test_what_lies_behind_a_part_of_the_weights_does_not_end_the_run(session: Any) -> None:
+    """Under ZeRO-3 a rank has flat parts, the last of them padded with whatever the memory held."""
+    run = session("music_vae", total=1, more=("train.ema_decay=null",))
+    main, weights = run.trainer.main, run.trainer.main.local_parameters()
+    main.local_parameters = lambda: {
+        name: torch.cat([value.flatten(), torch.full((3,), torch.nan)]) for name, value in weights.items()
+    }
+    gather = main.gather
+    main.gather = lambda local: gather(
+        {name: local[name][: value.numel()].view_as(value) for name, value in weights.items()}
+    )
+    run.trainer.run()
+    assert run.newest_step() == 1
 
 
 @pytest.mark.parametrize(

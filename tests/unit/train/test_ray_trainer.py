@@ -29,5 +29,26 @@ def test_workers_that_are_started_again_without_the_run_folder_end_and_the_drive
     (folder.path / "ray" / "run").mkdir(parents=True)  # as Ray does
     module._worker(given)
     assert len(trained) == 1
-    with pytest.raises(DiskError, match="run, or a part of it, is gone"):
+    (folder.path / "train.lock").touch()  # of a run that somebody else begins there
+    with pytest.raises(DiskError, match="run is gone"):
         module._raise_failure(folder)
+    assert folder.path.is_dir()
+    (folder.path / "train.lock").unlink()
+    with pytest.raises(DiskError, match="run is gone"):
+        module._raise_failure(folder)
+    assert not folder.path.exists(), "one that is brought back is not moved into it"
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_whether_workers_begin_is_what_the_first_of_them_sees(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended: bool
+) -> None:
+    config = config_from_dict({"stage": "dit_a2m", "name": "run", "out": str(tmp_path)}, where="test")
+    folder, trained = RunFolder(config), []
+    folder.open(config, {})
+    if not ended:
+        folder.fail("what this worker sees, and the first one does not")
+    monkeypatch.setattr(module, "run_worker", lambda *arguments: trained.append(arguments))
+    monkeypatch.setattr(module, "from_rank_0", lambda own: ended)
+    module._worker({"config": resolved_dict(config), "spec": None, "total_steps": 1, "drains": False})
+    assert len(trained) == (0 if ended else 1)

@@ -35,17 +35,22 @@ def files_of(folder: Path) -> dict[str, tuple[bytes, int]]:
     }
 
 
-def test_a_start_that_the_checkpoint_refuses_leaves_the_run_as_it_was(config_of: MakeConfig) -> None:
+def test_a_start_that_the_checkpoint_refuses_leaves_the_run_as_it_was(
+    config_of: MakeConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = train(config_of())
     (folder / "failure.txt").write_text("what the attempt before said")
-    before = files_of(folder)
     for more, reason in (
-        (("train.global_batch=8",), "another order of samples"),
-        (("data.shuffle_row_groups=1", "train.log_every=7"), "another order of samples"),
+        (("train.max_steps=4", "train.global_batch=8"), "another order of samples"),
+        (("train.max_steps=4", "data.shuffle_row_groups=1", "train.log_every=7"), "another order of samples"),
+        (("train.max_steps=1",), "has done 2 steps, this run ends at 1"),
     ):
+        (folder / "finished.json").unlink(missing_ok=True)
+        before = files_of(folder)
         with pytest.raises(CheckpointError, match=reason):
-            train(config_of("train.max_steps=4", *more))
+            train(config_of(*more))
         assert files_of(folder) == before
+        assert ("goes on at step" in capsys.readouterr().out) == (more[0] == "train.max_steps=4")
 
 
 def test_a_stop_of_this_start_holds_and_an_older_one_does_not(config_of: MakeConfig, tmp_path: Path) -> None:
@@ -116,8 +121,6 @@ def test_a_run_folder_that_is_moved_away_is_missed_and_not_made_anew(
         return usual(*arguments)
 
     monkeypatch.setattr(owner, name, moves)
-    with pytest.raises(
-        DiskError, match=f"the run folder {run}, or a part of it, is gone: it was moved or deleted"
-    ):
+    with pytest.raises(DiskError, match=f"the run folder {run} is gone: it was moved or deleted"):
         train(config_of("train.max_steps=4", "train.sample_every=1"))
     assert not run.exists() and (away / "config.yaml").is_file()

@@ -50,6 +50,32 @@ def test_a_folder_is_its_makers_until_he_is_gone(tmp_path: Path) -> None:
     assert not folder.exists()
 
 
+@pytest.mark.parametrize("text", [b"\xff", b"n1" * 10**6, b""])
+def test_what_somebody_wrote_in_place_of_a_nodes_name_stops_no_start(tmp_path: Path, text: bytes) -> None:
+    strange, left = (Path(node_folder(str(tmp_path), word)) for word in ("a", "b"))
+    take(strange, "n1").close()
+    (strange / "node").write_bytes(text)
+    take(left, "n1").close()
+    sweep(tmp_path, "n1")
+    assert strange.is_dir() and not left.exists()
+
+
+def test_nothing_of_another_user_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = Path(node_folder(str(tmp_path), 7))
+    take(left, "n1").close()
+    usual, opened = Path.lstat, []
+
+    def theirs(path: Path) -> os.stat_result:
+        found = list(usual(path))
+        found[4] += path.name == "node"  # st_uid
+        return os.stat_result(found)
+
+    monkeypatch.setattr(Path, "lstat", theirs)
+    monkeypatch.setattr(Path, "open", lambda *arguments: opened.append(arguments))
+    sweep(tmp_path, "n1")
+    assert left.is_dir() and not opened
+
+
 def test_what_is_not_a_jobs_folder_is_left_alone(tmp_path: Path) -> None:
     new, other = tmp_path / f"momu-{os.getuid()}-8", tmp_path / "momu-doctor-x"
     for folder in (new, other):  # the first is just being made
