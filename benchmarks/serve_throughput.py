@@ -10,7 +10,6 @@ npz. Each of N clients asks again as soon as it is answered.
 from __future__ import annotations
 
 import argparse
-import io
 import os
 import socket
 import statistics
@@ -19,8 +18,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -83,18 +83,32 @@ def started(command: list[str], url: str, folder: Path) -> subprocess.Popen[byte
 
 def load(url: str, clients: int, n: int, query: dict[str, Any]) -> tuple[float, list[float]]:
     """(samples a second, seconds of each request) of `clients` that ask for `n` samples together."""
-
-    def ask(seed: int) -> float:
-        began = time.perf_counter()
-        answer = requests.post(f"{url}/v1/generate/joint", params={**query, "seed": seed}, timeout=900)
-        answer.raise_for_status()
-        return time.perf_counter() - began
-
     with ThreadPoolExecutor(clients) as pool:
-        list(pool.map(ask, range(min(clients, 4))))  # warm
+        list(pool.map(lambda seed: ask(url, seed, query), range(min(clients, 4))))  # warm
         began = time.perf_counter()
-        times = list(pool.map(ask, range(n)))
+        times = list(pool.map(lambda seed: ask(url, seed, query), range(n)))
     return n / (time.perf_counter() - began), times
+
+
+def ask(url: str, seed: int, query: dict[str, Any]) -> float:
+    """The seconds of one request."""
+    began = time.perf_counter()
+    answer = requests.post(f"{url}/v1/generate/joint", params={**query, "seed": seed}, timeout=900)
+    answer.raise_for_status()
+    return time.perf_counter() - began
+
+
+def in_turns(
+    urls: tuple[str, str], n: int, queries: tuple[dict[str, Any], dict[str, Any]]
+) -> list[tuple[float, list[float]]]:
+    """As `load`, of one client of each service; they take turns, so that what else the machine does meets both alike."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for seed in range(-1, n):
+        for way in (0, 1) if seed % 2 else (1, 0):
+            seconds = ask(urls[way], max(seed, 0), queries[way])
+            if seed >= 0:  # the first is to warm them
+                times[way].append(seconds)
+    return [(n / sum(each), each) for each in times]
 
 
 def ceiling(generator: Generator, n: int, query: dict[str, Any]) -> float:
@@ -118,15 +132,14 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
-def with_service(
-    command: Callable[[int], list[str]], use: Callable[[str], dict[int, tuple[float, list[float]]]]
-) -> dict[int, tuple[float, list[float]]]:
-    """What `use` measures of the service that `command` starts at a port."""
+@contextmanager
+def service(command: Callable[[int], list[str]]) -> Iterator[str]:
+    """The address of the service that `command` starts at a port."""
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         process = started(command(port), f"http://127.0.0.1:{port}", Path(folder))
         try:
-            return use(f"http://127.0.0.1:{port}")
+            yield f"http://127.0.0.1:{port}"
         finally:
             process.terminate()
             process.wait(60)
@@ -152,48 +165,47 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     counts = {clients: options.n if clients > 1 else max(16, options.n // 4) for clients in CLIENTS}
 
-    def all_clients(url: str, of: dict[str, Any]) -> dict[int, tuple[float, list[float]]]:
-        found = {}
-        for clients in CLIENTS:
-            found[clients] = load(url, clients, counts[clients], of)
-            print(f"{clients} clients: {found[clients][0]:.2f} samples/s", file=sys.stderr, flush=True)
-        return found
-
+    plain = {name: value for name, value in query.items() if name != "format"}
     torch.set_num_threads(options.threads)
     generator = Generator.load(options.checkpoint)
     before = ceiling(generator, options.n, query)
-    config = io.StringIO(
-        "applications: [{name: momu, import_path: 'momu_dist.serving.app:build', args: {checkpoint: [x]}}]"
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        app = Path(folder) / "app.yaml"
-        app.write_text(config.getvalue())
-        service = with_service(
-            lambda port: [
-                sys.executable, "-m", "momu_dist.cli", "serve", "--config", str(app), "--port", str(port), "--checkpoint",
-                options.checkpoint, f"threads={options.threads}", f"state={folder}/state",
-            ],
-            lambda url: all_clients(url, query),
-        )  # fmt: skip
-    plain = {name: value for name, value in query.items() if name != "format"}
     code = f"import serve_throughput as s; s.serve_locked({{}}, {options.checkpoint!r}, {options.threads})"
     os.environ["PYTHONPATH"] = f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}"
-    locked = with_service(
-        lambda port: [sys.executable, "-c", code.format(port)], lambda url: all_clients(url, plain)
-    )
+    found: dict[int, list[tuple[float, list[float]]]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        app = Path(folder) / "app.yaml"
+        app.write_text(
+            "applications: [{name: momu, import_path: 'momu_dist.serving.app:build', args: {checkpoint: [x]}}]"
+        )
+        ours = [
+            sys.executable, "-m", "momu_dist.cli", "serve", "--config", str(app), "--checkpoint", options.checkpoint,
+            f"threads={options.threads}", f"state={folder}/state",
+        ]  # fmt: skip
+        with (
+            service(lambda port: [*ours, "--port", str(port)]) as a,
+            service(lambda port: [sys.executable, "-c", code.format(port)]) as b,
+        ):
+            for clients in CLIENTS:
+                if clients == 1:
+                    found[1] = in_turns((a, b), counts[1], (query, plain))
+                else:
+                    ways = ((a, query), (b, plain))
+                    found[clients] = [load(url, clients, counts[clients], of) for url, of in ways]
+                rates = ", ".join(f"{rate:.2f}" for rate, _ in found[clients])
+                print(f"{clients} clients: {rates} samples/s", file=sys.stderr, flush=True)
     top = statistics.fmean([before, ceiling(generator, options.n, query)])
     rows = [["-", "(c) generator, batches of 16", f"{top:.2f}", "1.00", "-", "-"]]
     for clients in CLIENTS:
-        for way, found in (("(a) momu serve", service), ("(b) one lock", locked)):
-            rate, times = found[clients]
+        for way, (rate, times) in zip(("(a) momu serve", "(b) one lock"), found[clients], strict=True):
             p50, p99 = (statistics.quantiles(times, n=100, method="inclusive")[i] for i in (49, 98))
             rows.append([str(clients), way, f"{rate:.2f}", f"{rate / top:.2f}", f"{p50:.2f}", f"{p99:.2f}"])
-    more_ms = 1000 * (statistics.median(service[1][1]) - statistics.median(locked[1][1]))
+    more_ms = 1000 * statistics.median(x - y for x, y in zip(found[1][0][1], found[1][1][1], strict=True))
     text = (
         f"{machine_line(('torch', 'ray'))}, {options.threads} threads.\n\n"
         f"Joint samples of {options.seconds:g} s, DPM-Solver++ {options.steps} steps, answered as npz; {options.n} samples a "
         f"measurement, {counts[1]} with one client. The ceiling is the mean of a measurement before and one after.\n\n"
-        f"{table(HEAD, rows)}\n\nOne client waits {more_ms:.0f} ms longer for (a) than for (b), median.\n"
+        f"{table(HEAD, rows)}\n\nOne client waits {more_ms:.0f} ms longer for (a) than for (b): the median of {counts[1]} pairs "
+        "that took turns.\n"
     )
     publish("Throughput of the service", text, options.out)
 

@@ -24,8 +24,8 @@ from momu_dist.serving.stepping import Kind, Stepper
 _KIND_OF: dict[Format, str] = {
     "wav": "wav", "npz": "motion", "json": "openpose", "bvh": "bvh", "csv": "csv", "mp4": "mp4", "png": "sheet",
 }  # fmt: skip
-# How often a client hears of steps; each word costs a message between processes.
-_TELL_S = 0.1
+# How often a client hears of steps; each word costs a message between processes, which takes from the sampling.
+_TELL_S = 0.5
 
 T = TypeVar("T")
 
