@@ -57,7 +57,7 @@ def _generate_router(service: Service, metrics: Metrics) -> APIRouter:
         200: {
             "content": {name: {"schema": {"type": "string", "format": "binary"}} for name in _answer_types()}
         },
-        **{code: ERRORS[code] for code in (400, 401, 404, 408, 413, 422, 429, 503, 504)},
+        **{code: ERRORS[code] for code in (400, 401, 404, 408, 413, 415, 422, 429, 503, 504)},
     }
 
     async def answer(task: Task, settings: Settings, request: Request) -> Response:

@@ -82,7 +82,7 @@ def jobs_router(service: Service) -> APIRouter:
     @router.post(
         "/files",
         status_code=201,
-        responses={c: ERRORS[c] for c in (400, 408, 413, 503, 504, 507)},
+        responses={c: ERRORS[c] for c in (400, 408, 413, 415, 503, 504, 507)},
         openapi_extra=BODY,
     )
     async def upload(request: Request) -> Uploaded:
@@ -97,7 +97,7 @@ def jobs_router(service: Service) -> APIRouter:
     @router.post(
         "/batch",
         status_code=202,
-        responses={c: ERRORS[c] for c in (400, 408, 413, 429, 503, 504, 507)},
+        responses={c: ERRORS[c] for c in (400, 408, 413, 415, 429, 503, 504, 507)},
         openapi_extra=BODY,
     )
     async def batch(request: Request) -> Accepted:

@@ -323,6 +323,19 @@ def test_an_upload_serves_many_requests(opened) -> None:
         assert client.post(A2M, params={"file": kept.json()["id"]}).status_code == 404
 
 
+@pytest.mark.parametrize("path", [A2M, "/v1/files", "/v1/batch"])
+def test_a_form_is_not_taken_for_a_file(opened, path: str) -> None:
+    with opened() as client:
+        refused = client.post(path, files={"file": ("song.wav", GOOD)})
+        assert refused.status_code == 415 and "--data-binary" in refused.json()["error"]
+
+
+@pytest.mark.parametrize("type", ["multipart/form-data", "multipart/form-data; boundary=x", "text/plain"])
+def test_a_file_is_taken_whatever_its_type_says(opened, type: str) -> None:
+    with opened() as client:
+        assert client.post(A2M, content=GOOD, headers={"Content-Type": type}).status_code == 200
+
+
 def test_a_job_is_made_and_fetched(opened) -> None:
     with opened() as client:
         file = client.post("/v1/files", content=GOOD).json()["id"]
