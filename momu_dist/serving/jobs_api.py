@@ -24,6 +24,14 @@ from momu_dist.serving.store_schema import Full, ItemState, JobState
 from momu_dist.serving.wire import BODY, ERRORS, body_of
 
 _CHUNK_BYTES = 2**20
+# What to do about an item that is not done, where no error of its own says it.
+_ADVICE = {
+    "queued": "; ask again later.",
+    "running": "; ask again later.",
+    "done": "; ask again.",
+    "failed": "; send it in a job of its own.",
+    "cancelled": "; send it again in another job.",
+}
 
 T = TypeVar("T")
 Index = Annotated[int, Query(ge=0, lt=2**53)]
@@ -148,8 +156,10 @@ def jobs_router(service: Service) -> APIRouter:
             known = await asyncio.to_thread(store.items, job, index, 1) if 0 <= index < 2**53 else None
             if not known:
                 raise _no_item(index)
-            why = f": {known[0].error}" if known[0].error else ""
-            raise HTTPException(409, f"item {index} is {known[0].state}, expected done{why}")
+            state, error = known[0].state, known[0].error
+            raise HTTPException(
+                409, f"item {index} is {state}, expected done{f': {error}' if error else _ADVICE[state]}"
+            )
         path, item = found
         try:
             file = await asyncio.to_thread(path.open, "rb")

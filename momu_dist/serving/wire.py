@@ -21,7 +21,7 @@ class Error(BaseModel):
 
 _SAID = {
     400: "The request cannot be read",
-    401: "A token is needed",
+    401: "The service's token is needed",
     404: "There is no such thing, or it has expired",
     408: "The body does not come",
     409: "It is not at its end yet",
@@ -80,6 +80,13 @@ async def no_body(request: Request, within_s: float) -> None:
                 raise HTTPException(
                     422, "there is a body, expected none where the input is a file or nothing; leave it out."
                 )
+
+
+def check_query(request: Request) -> None:
+    """HTTPException 422 for a setting that is given more than once, of which only one would count."""
+    names = [name for name, _ in request.query_params.multi_items()]
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise HTTPException(422, f"{twice[0][:100]!r} is given {names.count(twice[0])} times, expected once.")
 
 
 @asynccontextmanager
