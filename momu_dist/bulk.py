@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from momu_dist.client.asking import checked_item
+from momu_dist.client.asking import checked_item, item_name
 from momu_dist.client.jobs import names_of
 from momu_dist.client.manifest import read_manifest
 from momu_dist.data.progress import progress
@@ -42,17 +42,19 @@ class Models:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Items made now, made before, and those that failed, each with its sentence."""
+    """Items made now, made before, and those that failed, by name, each with its sentence."""
 
     made: int
     before: int
-    failed: dict[int, str]
+    failed: dict[str, str]
 
 
 def run_bulk(
     manifest: Path, out: Path, models: Models, workers: int = 1, batch: int = 16, gpus: float = 0.0
 ) -> Outcome:
     """Make each item of `manifest` as a file in `out`, named by its id or number; what is there already stays.
+
+    Beside a single sample lies `<name>.recipe.json`, which makes it again; a zip of several holds theirs.
 
     Items are those of `momu client batch`. A killed run goes on where it was, as a file is there whole or not at all.
     Raises DataError for a manifest with mistakes, or a folder of another one's results, before anything is made.
@@ -71,13 +73,15 @@ def run_bulk(
                 if result["error"]:
                     failed[result["index"]] = result["error"]
                 bar.update(1)
-    return Outcome(len(left) - len(failed), len(units) - len(left), failed)
+    named = {item_name(i + 1, items[i].get("id")): failed[i] for i in sorted(failed)}
+    return Outcome(len(left) - len(failed), len(units) - len(left), named)
 
 
 class BatchMaker:
     """Makes a batch of items at a time; an item that cannot be made fails alone."""
 
     def __init__(self, models: Models) -> None:
+        self._checkpoints = list(models.checkpoints)
         self._generator = Generator.load(*models.checkpoints, device=models.device, vocoder=models.vocoder)
 
     def __call__(self, units: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -117,9 +121,14 @@ class BatchMaker:
         return [[next(samples) for _ in one] for one in asked]
 
     def _write(self, unit: dict[str, Any], samples: Sequence[Sample]) -> None:
-        origin = {"weights": dict(self._generator.models.origins)}
+        weights = dict(self._generator.models.origins)
+        origin = {"input": unit["input"], "checkpoints": self._checkpoints, "weights": weights}
         made = encoded(samples, _settings(unit).format, origin)
-        with whole(Path(unit["path"])) as path:
+        target = Path(unit["path"])
+        if len(made.recipes) == 1:  # before the sample, which says that the item is made
+            with whole(target.with_name(f"{target.name.removesuffix(target.suffix)}.recipe.json")) as path:
+                path.write_text(json.dumps(made.recipes[0], indent=2) + "\n")
+        with whole(target) as path:
             path.write_bytes(made.content)
 
 
@@ -131,7 +140,8 @@ def _unit(number: int, item: dict[str, Any]) -> dict[str, Any]:
     try:
         _settings(unit)
     except ValidationError as error:
-        raise DataError(f"item {number} of the manifest cannot be made ({faults(error.errors())}).") from None
+        name = item_name(number, item.get("id"))
+        raise DataError(f"{name} of the manifest cannot be made ({faults(error.errors())}).") from None
     return unit
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 
@@ -44,6 +45,17 @@ class GivenUp(TrainingError):
 
 class Stopped(MomuError):
     """A training that was asked to stop and has saved what it has done; the same command goes on."""
+
+
+def json_fault(error: Exception) -> str:
+    """What keeps a text from being read as JSON, without Python's advice on how to read it all the same."""
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, UnicodeDecodeError):
+        return "it is no UTF-8"
+    if isinstance(error, OSError):
+        return error.strerror or "it cannot be read"
+    return str(error) if isinstance(error, json.JSONDecodeError) else "it holds a number of too many digits"
 
 
 STOPPED = 75

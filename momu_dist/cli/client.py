@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,9 +131,10 @@ def _print_state(state: JobState) -> None:
 
 
 def _failure(index: Any, id: Any, error: Any) -> str:
+    from momu_dist.client.asking import item_name
     from momu_dist.client.connection import printable
 
-    return printable(f"item {index}{'' if id is None else f' ({id})'}: {error}")
+    return printable(f"{item_name(index + 1, id) if isinstance(index, int) else 'an item'}: {error}")
 
 
 def _batch(options: argparse.Namespace) -> None:
@@ -141,11 +143,17 @@ def _batch(options: argparse.Namespace) -> None:
     manifest, folder = options.manifest, options.out
     items, sha256 = read_manifest(manifest)
     client = _client(options)
+    new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        job = _known_job(client, manifest, folder, sha256) or _submit(
+        job = _known_job(client, manifest, folder, options.url, sha256) or _submit(
             client, items, folder, options.url, sha256
         )
+    except MomuError:
+        if new:
+            with suppress(OSError):
+                folder.rmdir()  # empty, as nothing was submitted
+        raise
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
             "stopped while the job was being submitted; the same command begins again"
@@ -159,7 +167,7 @@ def _batch(options: argparse.Namespace) -> None:
         ) from None
 
 
-def _known_job(client: Client, manifest: Path, folder: Path, sha256: str) -> Job | None:
+def _known_job(client: Client, manifest: Path, folder: Path, url: str, sha256: str) -> Job | None:
     """The job of the manifest that `folder` has the results of, or is to have."""
     from momu_dist.client import ServiceError
     from momu_dist.client.jobs import RECORD, read_record
@@ -178,7 +186,7 @@ def _known_job(client: Client, manifest: Path, folder: Path, sha256: str) -> Job
         if error.status != 404:
             raise
         raise DataError(
-            f"job {job.id} of {folder}, submitted to {record.get('url')}, is unknown to {client} or has expired; delete "
+            f"job {job.id} of {folder}, submitted to {record.get('url')}, is unknown at {url} or has expired; delete "
             f"{folder / RECORD} to submit it again, which keeps the results that are there."
         ) from error
     print(f"goes on with job {job.id}", file=sys.stderr)
@@ -189,11 +197,13 @@ def _submit(client: Client, items: list[dict[str, Any]], folder: Path, url: str,
     from momu_dist.client.jobs import write_record
     from momu_dist.data.progress import progress
 
-    with progress(0, "inputs sent", "file") as bar:
+    with ExitStack() as shown:
+        bars: list[Any] = []
 
         def on_upload(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
+            if not bars:  # not before there is something to show
+                bars.append(shown.enter_context(progress(total, "inputs sent", "file")))
+            bars[0].update(done - bars[0].n)
 
         job = client.batch(items, on_upload)
     write_record(folder, {"job": job.id, "url": url, "manifest_sha256": sha256})
@@ -224,6 +234,6 @@ def _follow(job: Job, items: list[dict[str, Any]], folder: Path, url: str) -> No
     for item in missing:
         print(_failure(item.index, item.id, item.error or item.state), file=sys.stderr)
     raise MomuError(
-        f"{len(missing)} of {len(items)} items of job {job.id} were not made, for the reasons above; mend them and submit "
-        "them as a manifest of their own."
+        f"{len(missing)} of {len(items)} items of job {job.id} {'were' if len(missing) > 1 else 'was'} not made, for what is "
+        "said above; mend it and submit what is missing as a manifest of its own."
     )

@@ -174,10 +174,11 @@ def _run_manifest(options: argparse.Namespace) -> None:
         f"{outcome.made} made, {outcome.before} were there, {len(outcome.failed)} failed; see {options.out}"
     )
     if outcome.failed:
-        for index, error in sorted(outcome.failed.items()):
-            print(f"item {index + 1}: {error}", file=sys.stderr)
+        for name, error in outcome.failed.items():
+            print(f"{name}: {error}", file=sys.stderr)
+        failed = len(outcome.failed)
         raise DataError(
-            f"{len(outcome.failed)} items were not made, for the reasons above; mend them and run this again."
+            f"{failed} item{'s were' if failed > 1 else ' was'} not made, for what is said above; mend it and run this again."
         )
 
 

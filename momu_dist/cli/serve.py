@@ -24,9 +24,9 @@ def _parser() -> argparse.ArgumentParser:
     add_checkpoints(parser, required=False)
     parser.add_argument("--config", type=Path, help="Serve config file (serve/app.yaml where there is one)")
     parser.add_argument(
-        "--host", help="where to listen; anything but loopback asks for token_file (127.0.0.1)"
+        "--host", help="where to listen; anything but loopback needs token_file=<file> (127.0.0.1)"
     )
-    parser.add_argument("--port", type=int, help="(8000)")
+    parser.add_argument("--port", type=int, help="1 to 65535 (8000)")
     parser.add_argument(
         "settings", nargs="*", metavar="key=value", help="settings over those of the config, such as queue=16"
     )

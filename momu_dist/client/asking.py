@@ -65,11 +65,16 @@ def checked_item(number: int, item: Mapping[str, Any]) -> tuple[dict[str, Any], 
         json.dumps(line, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise DataError(
-            f"item {number} of the batch is no JSON ({error}), expected names and numbers."
+            f"{item_name(number, item.get('id'))} of the batch is no JSON ({error}), expected names and numbers."
         ) from error
     except (ConfigError, DataError) as error:
-        raise type(error)(f"item {number} of the batch: {error}") from error
+        raise type(error)(f"{item_name(number, item.get('id'))} of the batch: {error}") from error
     return line, path
+
+
+def item_name(number: int, id: Any) -> str:
+    """What messages call an item: its number, counted from 1, and the name that it was given."""
+    return f"item {number} ({id})" if isinstance(id, str) else f"item {number}"
 
 
 def checked_file(path: Path) -> Path:

@@ -24,7 +24,7 @@ from momu_dist.errors import ConfigError, MomuError
 CONNECT_S, SHORT_S = 10.0, 60.0  # to be connected; to be answered what takes no work
 FIRST_PATIENCE_S = 3.0  # with an address where nothing has answered yet
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.1, 5.0
-BUSY, BAD_GATEWAY = (429, 503), 502
+UNAUTHORIZED, BUSY, BAD_GATEWAY = 401, (429, 503), 502
 ERROR_CHUNK_BYTES, ERROR_CHUNKS, ERROR_LETTERS = 65_536, 16, 1000
 FAULTS = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 
@@ -125,6 +125,8 @@ class Connection:
                 if 200 <= response.status_code < 300:
                     return take(response)
                 error = _refusal(response)
+                if error.status == UNAUTHORIZED:
+                    raise ServiceError(self._unauthorized(), error.status)
                 if error.status in BUSY:
                     raise _Setback(error, untouched=True, asked_s=_retry_after_s(response))
                 if error.status == BAD_GATEWAY:
@@ -157,6 +159,12 @@ class Connection:
         if self._token is not None:
             request.headers["Authorization"] = f"Bearer {self._token}"
         return request
+
+    def _unauthorized(self) -> str:
+        found = "was given none" if self._token is None else "was given another"
+        return (
+            f"{self.url} asks for its token and {found}; give it with --token-file, or as MOMU_SERVE_TOKEN."
+        )
 
     def _broken(self, fault: Exception, timeout_s: float) -> _Setback:
         unconnected = isinstance(fault, requests.ConnectTimeout) or isinstance(

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from momu_dist.errors import DataError
+from momu_dist.errors import DataError, json_fault
 
 
 def read_manifest(path: Path) -> tuple[list[dict[str, Any]], str]:
@@ -28,8 +28,10 @@ def read_manifest(path: Path) -> tuple[list[dict[str, Any]], str]:
             continue
         try:
             item = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{path} line {number} is no JSON ({error}), expected an item.") from error
+        except (ValueError, RecursionError) as error:
+            raise DataError(
+                f"{path} line {number} is no JSON ({json_fault(error)}), expected an item."
+            ) from error
         if not isinstance(item, dict):
             raise DataError(
                 f'{path} line {number} is no item, expected such as {{"task": "a2m", "input": "a.wav"}}.'

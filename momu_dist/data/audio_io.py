@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -150,10 +151,15 @@ def _decode(
                         break
                 elif longest_s is not None and n > (longest_s + _MISSING_S) * rate:
                     raise DataError(
-                        f"{name} is longer than {longest_s:g} s, the most that is taken; cut it, or where seconds "
-                        "(--seconds) are asked for, say how much of it to take."
+                        f"{name} is longer than {longest_s:g} s, the most that is taken; cut it, or say with "
+                        "seconds how much of it to take."
                     )
     except av.error.FFmpegError as error:
+        if _is_other(content):
+            raise DataError(
+                f"{name} is no audio that is known but text or an archive, expected an audio file or a video with sound; "
+                "see that it is the right one."
+            ) from error
         reason = f"the decoder stopped with: {error.strerror}"
         raise DataError(_truncated(name, reason)) from error
     wav = np.concatenate(chunks) if chunks else np.zeros(0, np.float32)
@@ -216,6 +222,21 @@ def _wav_shortfall_s(content: bytes) -> float:
             return missing / bytes_per_s if bytes_per_s and size < _STREAMED_WAV else 0.0
         position += size + size % 2
     return 0.0
+
+
+def _is_other(content: bytes) -> bool:
+    """Whether what cannot be decoded is nothing that was ever media: an archive (npz too), a NumPy file, text."""
+    begin = content[:512]
+    text = all(letter >= 32 or letter in b"\t\n\r\f" for letter in begin.removeprefix(codecs.BOM_UTF8))
+    return begin.startswith((b"PK", b"\x93NUMPY")) or (text and 127 not in begin and _is_utf8(begin))
+
+
+def _is_utf8(begin: bytes) -> bool:
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(begin)  # whose last letter may be cut
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _truncated(name: str, reason: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from momu_dist.errors import DataError
+from momu_dist.errors import DataError, json_fault
 
 
 def people_of(frame: Any, place: str) -> NDArray[np.float64]:
@@ -36,8 +36,8 @@ def people_of(frame: Any, place: str) -> NDArray[np.float64]:
 def read_json(path: Path) -> Any:
     """What a JSON file holds. Raises DataError if it is torn or cannot be read."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError, OSError) as error:
         raise DataError(
-            f"{path} is not JSON ({error}), expected OpenPose-style frames; copy it again."
+            f"{path} is not JSON ({json_fault(error)}), expected OpenPose-style frames; copy it again."
         ) from error

@@ -61,6 +61,10 @@ def map_units(
         yield json.loads(row["result"])
 
 
+_CALLS_EACH = 4
+"""Calls of a worker, where there are few units: results are seen after each, and none waits long for another's last."""
+
+
 def map_batches(
     units: list[dict[str, Any]],
     make: Callable[[], Callable[[list[dict[str, Any]]], list[dict[str, Any]]]],
@@ -69,7 +73,7 @@ def map_batches(
     num_cpus: float = 1.0,
     num_gpus: float = 0.0,
 ) -> Iterator[dict[str, Any]]:
-    """Results for `units`, `batch` at a time, by `workers` processes that each call `make()` once, as they finish.
+    """Results for `units`, at most `batch` at a time, by `workers` processes that each call `make()` once, as they finish.
 
     Units and results are JSON values. What `make()` returns gets a list of units and gives a list of results. For work
     that stands on something large, such as trained networks; raises as `map_units`.
@@ -89,11 +93,23 @@ def map_batches(
 
     _be_quiet()
     items = [{"unit": json.dumps(unit)} for unit in units]
-    dataset = ray.data.from_items(items, override_num_blocks=-(-len(items) // batch)).map_batches(
-        Worker, batch_size=batch, concurrency=workers, num_cpus=num_cpus, num_gpus=num_gpus or None
+    batch = shared_batch(len(items), batch, workers)
+    blocks = -(-len(items) // batch)
+    dataset = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
+        Worker,
+        batch_size=batch,
+        # One at a time each: a worker that is up first would take what another could do.
+        compute=ray.data.ActorPoolStrategy(size=min(workers, blocks), max_tasks_in_flight_per_actor=1),
+        num_cpus=num_cpus,
+        num_gpus=num_gpus or None,
     )
     for row in dataset.iter_rows():
         yield json.loads(row["result"])
+
+
+def shared_batch(units: int, most: int, workers: int) -> int:
+    """How many of `units` one call is to get, so that each worker has several calls: at least 1, at most `most`."""
+    return max(1, min(most, -(-units // (_CALLS_EACH * workers))))
 
 
 def _be_quiet() -> None:

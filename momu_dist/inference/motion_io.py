@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 import logging
 import numbers
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,10 +30,10 @@ from momu_dist.errors import ClipError, DataError
 
 _log = logging.getLogger(__name__)
 
-_FORMATS = (
-    ".npz or .json as `momu generate` writes them, a folder of OpenPose JSON files, "
-    "or .npy of shape (T,25,3), (T,17,3), (T,14,3) or (T,14,2)"
-)
+_ARRAYS = ".npy of shape (T,25,3), (T,17,3), (T,14,3) or (T,14,2)"
+_FORMATS = f".npz or .json as `momu generate` writes them, a folder of OpenPose JSON files, or {_ARRAYS}"
+# Of motion that a person dances, however it was recorded.
+_MIN_FPS, _MAX_FPS = 1.0, 10_000.0
 
 
 class Motion(NamedTuple):
@@ -103,9 +102,7 @@ def read_motion(path: str | Path, fps: float | None = None) -> Motion:
         raise DataError(f"{path} ends in {path.suffix!r}, expected motion as {_FORMATS}.")
     rate = fps if fps is not None else rate
     if rate is None:
-        raise DataError(
-            f"{path} does not say its frame rate, expected frames per second; give them with fps (--fps)."
-        )
+        raise DataError(f"{path} does not say its frame rate, expected frames per second; give them as fps.")
     rate = _checked_rate(rate, path)
     return _with_missing_marked(_followed(frames, rate, path) if joints is None else joints, rate, path)
 
@@ -114,9 +111,9 @@ def _checked_rate(rate: Any, path: Path) -> float:
     if isinstance(rate, np.generic) or (isinstance(rate, np.ndarray) and rate.ndim == 0):
         rate = rate.item()  # an .npz holds a number as an array
     real = isinstance(rate, numbers.Real) and not isinstance(rate, bool)
-    if not real or not 0 < rate <= sys.float_info.max:
+    if not real or not _MIN_FPS <= rate <= _MAX_FPS:
         raise DataError(
-            f"{path} has a frame rate of {rate!r} Hz, expected a positive number; give the true one with fps (--fps)."
+            f"{path} has a frame rate of {rate!r} Hz, expected {_MIN_FPS:g} to {_MAX_FPS:g}; give the true one as fps."
         )
     return float(rate)
 
@@ -175,7 +172,11 @@ def _load(path: Path) -> Any:
         # Foreign bytes: zipfile, zlib and NumPy's parser of Python text raise what they like.
         # NumPy's own message advises to load pickled objects, which may run anything.
         found = "it holds pickled objects" if "pickle" in str(error) else " ".join(str(error).split())[:200]
-        raise DataError(f"{path} is no plain NumPy file ({found}), expected motion as {_FORMATS}.") from error
+        if isinstance(error, MemoryError):
+            found = "it says it holds more than can be read"
+        raise DataError(
+            f"{path} is no plain NumPy file ({found}), expected motion as .npz of `momu generate` or {_ARRAYS}."
+        ) from error
 
 
 def _to_14(array: NDArray[Any], path: Path) -> NDArray[np.float64]:
@@ -189,7 +190,7 @@ def _to_14(array: NDArray[Any], path: Path) -> NDArray[np.float64]:
             return array.astype(np.float64)
         if shape[1:] == (N_JOINTS, 2):
             return np.concatenate([array, np.ones((*shape[:2], 1))], axis=2, dtype=np.float64)
-    raise DataError(f"{path} holds {array.dtype} of shape {shape}, expected motion as {_FORMATS}.")
+    raise DataError(f"{path} holds {array.dtype} of shape {shape}, expected motion as {_ARRAYS}.")
 
 
 def _frames_of_file(path: Path) -> tuple[list[NDArray[np.float64]], Any]:
@@ -202,7 +203,7 @@ def _frames_of_file(path: Path) -> tuple[list[NDArray[np.float64]], Any]:
     else:
         raise DataError(
             f"{path} is not a clip: expected an object with `rate_hz` and `frames`, or a list of OpenPose frames; "
-            "a single OpenPose frame belongs into a folder with the others."
+            "put a single OpenPose frame into a list with the others."
         )
     return [people_of(frame, f"{path}, frame {i}") for i, frame in enumerate(frames)], rate
 

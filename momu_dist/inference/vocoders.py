@@ -111,13 +111,24 @@ def load_vocoder(path: str | Path, device: str | torch.device | None = None) -> 
             return NeuralVocoder(net.to(device), file_sha256(weights), mel_scale)
     if holds_export(folder):
         return settled(lambda: [find_export(folder, stage=STAGE)], lambda found: _trained(found[0], device))
+    raise _no_vocoder(folder)
+
+
+def check_vocoder(path: str | Path) -> None:
+    """Raise CheckpointError where `load_vocoder` would find nothing to load."""
+    folder = Path(path)
+    if not any((folder / name).is_file() for name in _FORMATS) and not holds_export(folder):
+        raise _no_vocoder(folder)
+
+
+def _no_vocoder(folder: Path) -> CheckpointError:
     found = "there is no such folder"
     if folder.is_dir():
         names = sorted(file.name for file in folder.iterdir())
         found = f"it holds {', '.join(names[:5])}{', ...' if names[5:] else ''}" if names else "it is empty"
     elif folder.exists():
         found = "it is a file"
-    raise CheckpointError(
+    return CheckpointError(
         f"no vocoder at {folder}: {found}; expected a folder with {_expected_files()}, or a run of stage {STAGE} "
         "(`momu weights check` says what to download and where to put it)."
     )

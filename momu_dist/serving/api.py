@@ -25,7 +25,7 @@ from momu_dist.serving.jobs_api import jobs_router
 from momu_dist.serving.making import Made
 from momu_dist.serving.metrics import Metrics
 from momu_dist.serving.service import Busy, Gone, Late, NoRoom, Service, Unavailable
-from momu_dist.serving.wire import BODY, ERRORS, body_of, no_body
+from momu_dist.serving.wire import BODY, ERRORS, body_of, check_query, no_body
 
 _log = logging.getLogger(__name__)
 
@@ -57,10 +57,11 @@ def _generate_router(service: Service, metrics: Metrics) -> APIRouter:
         200: {
             "content": {name: {"schema": {"type": "string", "format": "binary"}} for name in _answer_types()}
         },
-        **{code: ERRORS[code] for code in (400, 401, 404, 408, 413, 422, 429, 503, 504)},
+        **{code: ERRORS[code] for code in (400, 401, 404, 408, 413, 415, 422, 429, 503, 504)},
     }
 
     async def answer(task: Task, settings: Settings, request: Request) -> Response:
+        check_query(request)
         service.check(settings)
         service.check_room(settings.n)  # before a body is awaited for nothing
         with metrics.timed(task):
@@ -107,11 +108,13 @@ def _models_router(service: Service, metrics: Metrics) -> APIRouter:
 def _health_router(service: Service) -> APIRouter:
     router = APIRouter(tags=["service"])
 
+    @router.head("/healthz", include_in_schema=False)
     @router.get("/healthz")
     async def alive() -> dict[str, str]:
         """The service answers; whether it can make something is for `/readyz`."""
         return {"state": "alive"}
 
+    @router.head("/readyz", include_in_schema=False)
     @router.get("/readyz", responses={503: ERRORS[503]})
     async def ready() -> dict[str, str]:
         """The service has models and comes further with what it makes."""
@@ -147,9 +150,10 @@ def _answer_types() -> list[str]:
 def _guard(token: str) -> Callable[..., None]:
     def guard(given: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]) -> None:
         if given is None or not hmac.compare_digest(given.credentials.encode(), token.encode()):
+            found = "no token is given" if given is None else "the token is not the one of this service"
             raise HTTPException(
                 401,
-                "a token is needed; send it as `Authorization: Bearer <token>`.",
+                f"{found}; send the service's as `Authorization: Bearer <token>`.",
                 {"WWW-Authenticate": "Bearer"},
             )
 

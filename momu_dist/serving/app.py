@@ -22,9 +22,10 @@ from ray.serve import Application
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from momu_dist.errors import ConfigError, DataError, DiskError, MomuError
+from momu_dist.errors import DataError, DiskError, MomuError
 from momu_dist.inference.request import Task
 from momu_dist.serving.api import create_app, with_lifespan
+from momu_dist.serving.beforehand import read_token
 from momu_dist.serving.front import check_bound
 from momu_dist.serving.items import SETTINGS, Settings
 from momu_dist.serving.making import Made, Maker, Progress
@@ -155,7 +156,7 @@ class Api:
         settings = settings_from(values)
         check_bound(settings.max_body_mb)
         self._store = Store(Path(settings.state))
-        self._token = _token(settings.token_file)
+        self._token = None if settings.token_file is None else read_token(settings.token_file)
         self._service = Service(settings, self._store, Replicas(sampler))
         self._runner = Runner(self._store, self._service.work, settings.jobs_at_once)
         self._service.wake = self._runner.wake  # type: ignore[method-assign]
@@ -189,22 +190,6 @@ class Api:
             except DiskError as error:
                 _log.warning("what has expired stays for now: %s", error)
             await asyncio.sleep(_EXPIRE_S)
-
-
-def _token(path: str | None) -> str | None:
-    if path is None:
-        return None
-    try:
-        token = Path(path).read_text().strip()
-    except OSError as error:
-        raise ConfigError(
-            f"token_file {path} cannot be read ({error.strerror}); mend it, or leave it out."
-        ) from error
-    if not token.isascii() or len(token) < 16:
-        raise ConfigError(
-            f"token_file {path} holds no token, expected at least 16 ASCII characters; `openssl rand -hex 32` makes one."
-        )
-    return token
 
 
 def build(args: dict[str, Any]) -> Application:

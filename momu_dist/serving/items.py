@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, field_validator
+from pydantic_core import PydanticCustomError
 
 from momu_dist.inference.request import MAX_SECONDS, MIN_SECONDS, Request, Task
 from momu_dist.serving.store_schema import DDPM_STEPS, steps_of
@@ -26,6 +27,11 @@ PATHS: dict[Task, str] = {"m2a": "motion-to-music", "a2m": "music-to-motion", "j
 FILE_ID = r"^[0-9a-f]{32}$"
 
 
+def _plus(name: Any) -> Any:
+    """In a query a plus that is not written %2B means a space."""
+    return name.replace(" ", "+") if isinstance(name, str) else name
+
+
 class Settings(BaseModel):
     """How one item is to be sampled and what it is to come as; the fields mean what those of `Request` mean."""
 
@@ -40,8 +46,20 @@ class Settings(BaseModel):
     steps: int = Field(
         50, ge=1, le=1000, description=f"sampling steps; ddpm takes {DDPM_STEPS}, whatever is given"
     )
-    sampler: Literal["ddim", "dpm++", "ddpm"] = Field("ddim", description="joint takes ddim or dpm++")
+    sampler: Annotated[Literal["ddim", "dpm++", "ddpm"], BeforeValidator(_plus)] = Field(
+        "ddim", description="joint takes ddim or dpm++"
+    )
     guidance: float = Field(3.0, ge=-100, le=100, allow_inf_nan=False, description="guidance scale")
+
+    @field_validator(
+        "seconds", "seed", "n", "steps", "guidance", "fps", "gamma", mode="before", check_fields=False
+    )
+    @classmethod
+    def _number(cls, value: Any) -> Any:
+        """Refuse what Python takes for a number, and nobody else."""
+        if isinstance(value, bool) or (isinstance(value, str) and "_" in value):
+            raise PydanticCustomError("number", "Input should be a number")
+        return value
 
     @property
     def steps_each(self) -> int:
@@ -59,7 +77,7 @@ class FromMotion(Settings):
     """Music from motion."""
 
     file: str | None = Field(None, pattern=FILE_ID, description="id of an uploaded motion file")
-    fps: float | None = Field(None, gt=0, le=10_000, description="rate of motion whose file does not hold it")
+    fps: float | None = Field(None, ge=1, le=10_000, description="rate of motion whose file does not hold it")
 
 
 class Joint(Settings):

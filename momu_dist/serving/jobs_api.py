@@ -24,6 +24,14 @@ from momu_dist.serving.store_schema import Full, ItemState, JobState
 from momu_dist.serving.wire import BODY, ERRORS, body_of
 
 _CHUNK_BYTES = 2**20
+# What to do about an item that is not done, where no error of its own says it.
+_ADVICE = {
+    "queued": "; ask again later.",
+    "running": "; ask again later.",
+    "done": "; ask again.",
+    "failed": "; send it in a job of its own.",
+    "cancelled": "; send it again in another job.",
+}
 
 T = TypeVar("T")
 Index = Annotated[int, Query(ge=0, lt=2**53)]
@@ -82,7 +90,7 @@ def jobs_router(service: Service) -> APIRouter:
     @router.post(
         "/files",
         status_code=201,
-        responses={c: ERRORS[c] for c in (400, 408, 413, 503, 504, 507)},
+        responses={c: ERRORS[c] for c in (400, 408, 413, 415, 503, 504, 507)},
         openapi_extra=BODY,
     )
     async def upload(request: Request) -> Uploaded:
@@ -97,7 +105,7 @@ def jobs_router(service: Service) -> APIRouter:
     @router.post(
         "/batch",
         status_code=202,
-        responses={c: ERRORS[c] for c in (400, 408, 413, 429, 503, 504, 507)},
+        responses={c: ERRORS[c] for c in (400, 408, 413, 415, 429, 503, 504, 507)},
         openapi_extra=BODY,
     )
     async def batch(request: Request) -> Accepted:
@@ -148,8 +156,10 @@ def jobs_router(service: Service) -> APIRouter:
             known = await asyncio.to_thread(store.items, job, index, 1) if 0 <= index < 2**53 else None
             if not known:
                 raise _no_item(index)
-            why = f": {known[0].error}" if known[0].error else ""
-            raise HTTPException(409, f"item {index} is {known[0].state}, expected done{why}")
+            state, error = known[0].state, known[0].error
+            raise HTTPException(
+                409, f"item {index} is {state}, expected done{f': {error}' if error else _ADVICE[state]}"
+            )
         path, item = found
         try:
             file = await asyncio.to_thread(path.open, "rb")

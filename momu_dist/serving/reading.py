@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import zipfile
+from codecs import BOM_UTF8
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -80,7 +81,7 @@ def _motion_suffix(content: bytes) -> str:
         return ".npz"
     if content.startswith(b"\x93NUMPY"):
         return ".npy"
-    if content.lstrip()[:1] in (b"{", b"["):
+    if content.removeprefix(BOM_UTF8).lstrip()[:1] in (b"{", b"["):
         if len(content) > MAX_JSON_BYTES:
             raise DataError(
                 f"the upload is {len(content) / 2**20:.0f} MB of JSON, expected at most {MAX_JSON_BYTES / 2**20:.0f}; "

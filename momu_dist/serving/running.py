@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import signal
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -12,15 +15,17 @@ from typing import Any
 from ray import serve
 
 from momu_dist.errors import CheckpointError, Stopped
-from momu_dist.inference.export import MODEL_SCHEME, exports_under
+from momu_dist.inference.export import MODEL_SCHEME
 from momu_dist.serving.app import build
+from momu_dist.serving.beforehand import check_start
 from momu_dist.serving.front import environment
 from momu_dist.serving.settings import ServiceSettings, settings_from
-from momu_dist.tracking.registry import resolve
 from momu_dist.train.ray_session import ray_session
 
 APPLICATION = "momu"
 _HTTP = {"host": "127.0.0.1", "port": 8000}
+_LOOK_S = 0.2
+_OURS = re.compile(r"\bmomu_dist\.[\w.]+: (\S.*)")  # the end of a traceback
 
 
 def run_service(args: Mapping[str, Any], http: Mapping[str, Any]) -> None:
@@ -30,15 +35,9 @@ def run_service(args: Mapping[str, Any], http: Mapping[str, Any]) -> None:
     after a signal, also one that came during the start.
     """
     settings = settings_from(_absolute(args))
-    # What is not there is said before a Ray is started.
-    for name in settings.checkpoint:
-        exports_under(resolve(name, settings.tracking_uri))
     http = {**_HTTP, **http}
-    if http["host"] not in ("127.0.0.1", "localhost", "::1") and not settings.token_file:
-        print(
-            f"warning: {http['host']} can be reached from elsewhere, and without token_file by anyone.",
-            flush=True,
-        )
+    check_start(settings, http["host"], http["port"])
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # what it says of a start that goes well
     with _signals() as stopped, ray_session(settings.replicas, settings.cpus):
         shared = bool(serve.status().proxies)
         serve.start(
@@ -48,11 +47,12 @@ def run_service(args: Mapping[str, Any], http: Mapping[str, Any]) -> None:
             controller_options={"runtime_env": {"env_vars": environment(settings.max_body_mb)}},
         )
         try:
-            _deploy(settings)
-            url = f"http://{http['host']}:{http['port']}"
-            print(f"Serving at {url}: pages for trying it at {url}/docs. Ctrl-C stops.", flush=True)
+            _deploy(settings, stopped)
+            if not stopped:
+                url = f"http://{http['host']}:{http['port']}"
+                print(f"Serving at {url}: pages for trying it at {url}/docs. Ctrl-C stops.", flush=True)
             while not stopped:
-                time.sleep(0.5)
+                time.sleep(_LOOK_S)
         finally:
             with suppress(KeyboardInterrupt):
                 if shared:
@@ -62,19 +62,39 @@ def run_service(args: Mapping[str, Any], http: Mapping[str, Any]) -> None:
     raise Stopped("the service was stopped; jobs go on when it is started again.")
 
 
-def _deploy(settings: ServiceSettings) -> None:
-    """Start the application and wait until it can answer. Raises CheckpointError where its models cannot be loaded."""
-    try:
-        serve.run(
-            build(settings.model_dump()),
-            name=APPLICATION,
-            route_prefix="/",
-            logging_config={"log_level": "WARNING"},
-        )
-    except RuntimeError as error:
-        # It holds the traceback of the replica that did not start, whose last line says what went wrong.
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise CheckpointError(f"the service did not start: {lines[-1] if lines else error}") from error
+def _deploy(settings: ServiceSettings, stopped: Sequence[int]) -> None:
+    """Start the application and wait until it can answer, or something is in `stopped`.
+
+    Raises CheckpointError where it cannot start.
+    """
+    target = build(settings.model_dump())
+    failed: list[Exception] = []
+
+    def run() -> None:
+        try:
+            serve.run(target, name=APPLICATION, route_prefix="/", logging_config={"log_level": "WARNING"})
+        except Exception as error:  # of Ray's, whose kinds are many when it is stopped meanwhile
+            failed.append(error)
+
+    # Beside this thread, as it goes on until all replicas are up.
+    starting = threading.Thread(target=run, name="starting", daemon=True)
+    starting.start()
+    # What it has not yet asked for could not be taken back.
+    while starting.is_alive() and not (stopped and APPLICATION in serve.status().applications):
+        starting.join(_LOOK_S)
+    if failed and not stopped:
+        raise CheckpointError(f"the service did not start: {_why(failed[0])}") from failed[0]
+
+
+def _why(error: Exception) -> str:
+    """The sentence of ours that kept a replica from starting, else the last line of what Ray says about it."""
+    said = [str(error)]
+    with suppress(Exception):  # it only adds to an error that is there
+        application = serve.status().applications[APPLICATION]
+        said += [application.message, *(one.message for one in application.deployments.values())]
+    text = "\n".join(said)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return (_OURS.findall(text) or lines or [type(error).__name__])[-1]
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -20,11 +21,12 @@ class Error(BaseModel):
 
 _SAID = {
     400: "The request cannot be read",
-    401: "A token is needed",
+    401: "The service's token is needed",
     404: "There is no such thing, or it has expired",
     408: "The body does not come",
     409: "It is not at its end yet",
     413: "The body is too large",
+    415: "The body is a form, expected the bytes of a file",
     422: "The request cannot be used",
     429: "Too much is asked at once; Retry-After says when to try again",
     503: "Nothing can be made now",
@@ -44,7 +46,10 @@ BODY = {
 
 
 async def body_of(request: Request, most_mb: float, within_s: float) -> bytes:
-    """The body, read no further than `most_mb` and no longer than `within_s`; HTTPException 413 or 408 beyond."""
+    """The body, read no further than `most_mb` and no longer than `within_s`; HTTPException 413 or 408 beyond.
+
+    HTTPException 415 for a form, whose envelope would be taken for the file.
+    """
     most = int(most_mb * 2**20)
     if declared_bytes(request.headers.raw) > most:
         raise HTTPException(413, too_large(most_mb))
@@ -54,7 +59,17 @@ async def body_of(request: Request, most_mb: float, within_s: float) -> bytes:
             content += chunk
             if len(content) > most:
                 raise HTTPException(413, too_large(most_mb))
+    if _is_form(request.headers.get("content-type", ""), content):
+        raise HTTPException(
+            415, "the body is a form; send the bytes as they are (curl --data-binary @file), not a form."
+        )
     return bytes(content)
+
+
+def _is_form(content_type: str, content: bytearray) -> bool:
+    """Whether a body begins as the form that its type says it is; some send plain bytes under that type."""
+    boundary = re.search(r'^multipart/.*;\s*boundary="?([^";\s]+)', content_type, re.IGNORECASE)
+    return boundary is not None and content.lstrip()[:100].startswith(f"--{boundary[1]}".encode())
 
 
 async def no_body(request: Request, within_s: float) -> None:
@@ -65,6 +80,13 @@ async def no_body(request: Request, within_s: float) -> None:
                 raise HTTPException(
                     422, "there is a body, expected none where the input is a file or nothing; leave it out."
                 )
+
+
+def check_query(request: Request) -> None:
+    """HTTPException 422 for a setting that is given more than once, of which only one would count."""
+    names = [name for name, _ in request.query_params.multi_items()]
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise HTTPException(422, f"{twice[0][:100]!r} is given {names.count(twice[0])} times, expected once.")
 
 
 @asynccontextmanager

@@ -73,7 +73,7 @@ def test_a_killed_run_goes_on_and_a_bad_item_fails_alone(tiny_runs: Path, tmp_pa
     assert f"{48 - len(there)} made, {len(there)} were there, 1 failed" in second.stdout, (
         second.stdout + second.stderr
     )
-    assert "item 6:" in second.stderr
+    assert "item 6 (bad):" in second.stderr
     assert sorted(path.stem for path in out.glob("*.npz")) == sorted(f"s{i}" for i in range(48))
     assert all(path.stat().st_mtime_ns == before for path, before in there.items()), "nothing is made twice"
     alone = Generator.load(tiny_runs, device="cpu").generate(Request("joint", 7, 1.6, 40))[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,33 @@ def test_an_item_that_cannot_be_made_fails_alone(played: Played, tmp_path: Path)
     }  # fmt: skip
     # Together at first; one by one only as one of them failed.
     assert played.calls == [[0, 10, 20, 21], [0], [10], [20, 21]]
+
+
+def test_a_recipe_lies_beside_a_single_sample(
+    played: Played, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def encoded(made: Sequence[int], format: str, origin: dict[str, Any]) -> Made:
+        return Made(b"made", "json", [{"seed": seed, **origin} for seed in made])
+
+    monkeypatch.setattr("momu_dist.bulk.encoded", encoded)
+    BatchMaker(Models(("run",)))([unit(1, tmp_path), unit(2, tmp_path, n=2)])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1.json", "1.recipe.json", "2.json"]
+    assert json.loads((tmp_path / "1.recipe.json").read_text()) == {
+        "seed": 10, "input": None, "checkpoints": ["run"], "weights": {"m2a": "0"},
+    }  # fmt: skip
+
+
+def test_what_failed_is_named(
+    manifest: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failed(units: Sequence[dict[str, Any]], *_: Any, **__: Any) -> list[dict[str, Any]]:
+        return [{"index": one["index"], "error": "it has no beat"} for one in units]
+
+    monkeypatch.setattr("momu_dist.bulk.map_batches", failed)
+    monkeypatch.setattr("momu_dist.bulk.ray_session", lambda *_: nullcontext())
+    items = manifest({"task": "joint", "seconds": 4, "id": "a"}, {"task": "joint", "seconds": 4})
+    outcome = run_bulk(items, tmp_path / "out", Models(("run",)))
+    assert outcome.failed == {"item 1 (a)": "it has no beat", "item 2": "it has no beat"}
 
 
 def test_items_that_can_be_made_share_their_calls(played: Played, tmp_path: Path) -> None:

@@ -168,8 +168,14 @@ def test_the_token_is_sent_and_shown_nowhere(stub: Any, monkeypatch: pytest.Monk
     Client(stub.url).models()
     client = Client(stub.url, "s3cret-given")
     stub.plan["/v1/models"] = [stub.error(401, "the token is not the service's")]
-    with pytest.raises(ServiceError) as caught:
+    with pytest.raises(ServiceError, match="was given another; give it with --token-file") as caught:
         client.models()
+    stub.plan["/v1/models"] = [stub.error(401, "no token is given")]
+    with pytest.raises(
+        ServiceError, match="was given none; give it with --token-file, or as MOMU_SERVE_TOKEN"
+    ):
+        Client(stub.url, "").models()
+    del stub.asked[-1]
     sent = [asked.headers["Authorization"] for asked in stub.asked]
     assert sent == ["Bearer from-the-environment", "Bearer s3cret-given"]
     job = client.job("a" * 32)
@@ -328,7 +334,7 @@ def test_a_service_that_says_nothing_ends_the_call_by_its_time(stub: Any, song: 
 def test_what_the_service_refuses_is_raised_as_it_says_it_and_once(
     client: Client, stub: Any, song: Path, waits: Waits
 ) -> None:
-    for status in (400, 401, 404, 413, 422, 500, 504):
+    for status in (400, 404, 413, 422, 500, 504):
         stub.asked.clear()
         stub.plan[A2M] = [stub.error(status, f"sentence of {status}")]
         with pytest.raises(ServiceError) as caught:

@@ -140,7 +140,7 @@ def test_items_that_failed_are_named_and_the_others_are_there(
     for _ in range(2):
         assert run("batch", path, "--out", "out") == 2
         shown = capsys.readouterr()
-        assert "item 1 (bad [2J): it has no beat" in shown.err
+        assert "item 2 (bad [2J): it has no beat" in shown.err
         assert "error: 1 of 2 items of job" in shown.err and shown.out == "1 of 2 items are in out\n"
         assert Path("out/good.mp4").exists()
 
@@ -209,6 +209,9 @@ def test_a_job_that_has_expired_can_be_submitted_again(
         ("[1]\n", "items.jsonl line 1 is no item"),
         ('{"task": "a2m", "input": "gone.wav"}\n', "item 1 of the batch: gone.wav does not exist"),
         ('{"task": "joint", "second": 2}\n', "item 1 of the batch: there is no setting 'second'"),
+        ("[" * 100_000, "items.jsonl line 1 is no JSON (it is nested too deeply)"),
+        ("9" * 10_000, "items.jsonl line 1 is no JSON (it holds a number of too many digits)"),
+        ('{"task": "joint", "second": 2, "id": "a"}\n', "item 1 (a) of the batch: there is no setting"),
         ("\xff", "items.jsonl is no UTF-8"),
         (None, "items.jsonl cannot be read: No such file"),
     ],
@@ -220,7 +223,21 @@ def test_mistakes_of_a_manifest_are_a_sentence_and_nothing_is_sent(
         Path("items.jsonl").write_bytes(text.encode("latin-1"))
     assert run("batch", "items.jsonl", "--out", "out") == 2
     assert sentence in said(capsys)
-    assert not stub.asked and not list(Path().glob("out/*"))
+    assert not stub.asked and not Path("out").exists()
+
+
+def test_a_batch_that_the_service_refuses_leaves_nothing(
+    run: Run, stub: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stub.plan["/v1/batch"] = [
+        stub.error(422, "line 1: seconds is 500, expected at most 120 here; ask for less.")
+    ] * 2
+    path = manifest({"task": "joint", "seconds": 500})
+    assert run("batch", path, "--out", "out") == 2
+    assert said(capsys).count("\n") <= 1 and not Path("out").exists()  # no bar of inputs that there are not
+    Path("out").mkdir()
+    assert run("batch", path, "--out", "out") == 2
+    assert Path("out").is_dir()
 
 
 def test_status_and_cancel_show_how_a_job_fares(
@@ -233,7 +250,7 @@ def test_status_and_cancel_show_how_a_job_fares(
     assert run("status", job.id) == 0
     assert capsys.readouterr().out.splitlines() == [
         f"{job.id}: running, 50% of the steps; 2 queued, 1 done, 1 failed; expires 2029-01-08T00:00:00+00:00",
-        "item 0 (bad): it has no beat",
+        "item 1 (bad): it has no beat",
     ]
     assert run("cancel", job.id) == 0
     assert f"{job.id}: cancelled" in capsys.readouterr().out
@@ -251,7 +268,7 @@ def test_a_cancelled_batch_is_not_all_made(run: Run, stub: Any, capsys: pytest.C
 
     stub.of_job = cancelled
     assert run("batch", manifest(a2m(id="a")), "--out", "out") == 2
-    assert "item 0 (a): cancelled" in capsys.readouterr().err
+    assert "item 1 (a): cancelled" in capsys.readouterr().err
 
 
 def test_models_are_shown_as_json(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

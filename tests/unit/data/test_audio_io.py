@@ -128,8 +128,14 @@ def test_a_missing_file_a_folder_and_nothing(tmp_path: Path) -> None:
 
 
 def test_no_media_no_sound_and_not_finite() -> None:
-    with pytest.raises(DataError, match="truncated or damaged"):
-        read_audio(b"this is a letter, not a song " * 50)
+    for other in (
+        b"this is a letter, not a song " * 50,
+        b"PK\x03\x04" + bytes(500),
+        b"\x93NUMPY" + bytes(500),
+        b'{"a": 1}',
+    ):
+        with pytest.raises(DataError, match="is no audio that is known"):
+            read_audio(other)
     with pytest.raises(DataError, match="no sound track"):
         read_audio(with_av(tone(), "mp4", "aac", picture=True, sound=False))
     broken = tone()

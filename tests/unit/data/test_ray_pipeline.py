@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from momu_dist.data.ray_pipeline import STEPS_PER_BLOCK, Steps
+from momu_dist.data.ray_pipeline import STEPS_PER_BLOCK, Steps, shared_batch
 
 
 @pytest.mark.parametrize(("first", "total"), [(0, 4), (0, 16), (5, 30), (29, 30)])
@@ -37,3 +37,11 @@ def test_a_process_of_a_training_imports_only_what_it_needs(module: str, unwante
     code = f"import sys, {module}; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert not unwanted & set(loaded.split())
+
+
+@pytest.mark.parametrize(
+    ("units", "workers", "batch"),
+    [(1, 4, 1), (8, 2, 1), (13, 2, 2), (13, 1, 4), (128, 2, 16), (10_000, 2, 16)],
+)
+def test_few_units_are_shared_by_all_workers(units: int, workers: int, batch: int) -> None:
+    assert shared_batch(units, 16, workers) == batch

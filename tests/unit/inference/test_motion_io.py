@@ -177,7 +177,7 @@ def test_wrong_shapes_are_not_written(tmp_path: Path) -> None:
         write_openpose_json(tmp_path / "a.json", np.zeros((5, 14, 2)), 62.5, np.ones((4, 14)))
 
 
-@pytest.mark.parametrize("rate", [True, "25", [25.0], 0, -1.0, float("inf"), 10**400])
+@pytest.mark.parametrize("rate", [True, "25", [25.0], 0, 1e-9, 1e9, -1.0, float("inf"), 10**400])
 def test_a_rate_that_is_no_positive_number_is_a_sentence(
     rate: object, motion: np.ndarray, tmp_path: Path
 ) -> None:
@@ -214,5 +214,20 @@ def test_arrays_that_hold_no_real_numbers_are_sentences(motion: np.ndarray, tmp_
 def test_json_of_endless_depth_or_length_is_a_sentence(tmp_path: Path) -> None:
     for text in ("[" * 100_000, "9" * 10_000):
         (tmp_path / "a.json").write_text(text)
-        with pytest.raises(DataError, match="not JSON"):
+        with pytest.raises(DataError, match="not JSON") as caught:
             read_motion(tmp_path / "a.json", 25)
+        assert "sys." not in str(caught.value) and "recursion" not in str(caught.value)
+
+
+def test_an_array_larger_than_any_memory_is_a_sentence(tmp_path: Path) -> None:
+    with (tmp_path / "a.npy").open("wb") as file:
+        header = {"descr": "<f8", "fortran_order": False, "shape": (10**14, 14, 2)}
+        np.lib.format.write_array_header_1_0(file, header)
+    with pytest.raises(DataError, match="it says it holds more than can be read"):
+        read_motion(tmp_path / "a.npy", 25)
+
+
+def test_a_byte_order_mark_before_json_is_passed_over(motion: np.ndarray, tmp_path: Path) -> None:
+    write_openpose_json(tmp_path / "a.json", motion, 62.5)
+    (tmp_path / "a.json").write_text((tmp_path / "a.json").read_text(), encoding="utf-8-sig")
+    assert len(read_motion(tmp_path / "a.json").motion_px) == len(motion)

@@ -62,6 +62,8 @@ def test_several_samples_come_as_a_zip(opened) -> None:
         (A2M, {}, b"bad", 422, "no music"),
         (A2M, {"sedd": 1}, GOOD, 422, "sedd"),
         (A2M, {"seconds": "nan"}, GOOD, 422, "seconds"),
+        (A2M, {"seconds": "1_0"}, GOOD, 422, "seconds: Input should be a number"),
+        (A2M, {"seed": ["1", "2"]}, GOOD, 422, "'seed' is given 2 times, expected once"),
         (A2M, {"seconds": 121}, GOOD, 422, "at most 120 here"),
         (A2M, {"steps": 0}, GOOD, 422, "steps"),
         (A2M, {"guidance": "inf"}, GOOD, 422, "guidance"),
@@ -271,6 +273,7 @@ def test_a_token_guards_all_that_is_made_or_kept(opened) -> None:
     with opened(token=token) as client:
         for path in ("/v1/models", "/metrics", f"/v1/jobs/{'0' * 32}"):
             refused = client.get(path)
+            assert "no token is given" in refused.json()["error"]
             assert refused.status_code == 401 and refused.headers["www-authenticate"] == "Bearer"
             assert token not in refused.text
             assert client.get(path, headers={"Authorization": f"Bearer {token}"}).status_code != 401
@@ -282,6 +285,8 @@ def test_a_token_guards_all_that_is_made_or_kept(opened) -> None:
                 "Bearer \xe4".encode("latin-1"),
             ):
                 assert client.get(path, headers={"Authorization": wrong}).status_code == 401
+            wrong = client.get(path, headers={"Authorization": "Bearer other"}).json()["error"]
+            assert "the token is not the one of this service" in wrong
         assert client.post(JOINT, params={"seconds": 4}).status_code == 401
         page = client.get("/openapi.json").json()
         (scheme,) = page["components"]["securitySchemes"]
@@ -321,6 +326,30 @@ def test_an_upload_serves_many_requests(opened) -> None:
         assert client.post("/v1/files", content=b"").status_code == 422
         client.service.store.file(kept.json()["id"]).unlink()  # it expires between two looks
         assert client.post(A2M, params={"file": kept.json()["id"]}).status_code == 404
+
+
+def test_a_plus_in_a_query_may_be_a_plus(opened, played) -> None:
+    with opened() as client:
+        assert client.post(f"{JOINT}?seconds=4&sampler=dpm++").status_code == 200
+    assert played.asked[0][1].sampler == "dpm++"
+
+
+def test_health_can_be_asked_for_without_an_answer(opened) -> None:
+    with opened() as client:
+        assert [client.head(page).status_code for page in ("/healthz", "/readyz")] == [200, 200]
+
+
+@pytest.mark.parametrize("path", [A2M, "/v1/files", "/v1/batch"])
+def test_a_form_is_not_taken_for_a_file(opened, path: str) -> None:
+    with opened() as client:
+        refused = client.post(path, files={"file": ("song.wav", GOOD)})
+        assert refused.status_code == 415 and "--data-binary" in refused.json()["error"]
+
+
+@pytest.mark.parametrize("type", ["multipart/form-data", "multipart/form-data; boundary=x", "text/plain"])
+def test_a_file_is_taken_whatever_its_type_says(opened, type: str) -> None:
+    with opened() as client:
+        assert client.post(A2M, content=GOOD, headers={"Content-Type": type}).status_code == 200
 
 
 def test_a_job_is_made_and_fetched(opened) -> None:
@@ -417,6 +446,8 @@ def test_a_cancelled_job_stops_at_once(opened, played) -> None:
         assert client.get(f"/v1/jobs/{job}/items/0").status_code == 409
         assert client.delete(f"/v1/jobs/{job}").json()["state"] == "cancelled"
         until(lambda: played.closed == 2)
+        refused = client.get(f"/v1/jobs/{job}/items/4").json()["error"]
+        assert refused == "item 4 is cancelled, expected done; send it again in another job."
         assert client.get(f"/v1/jobs/{job}").json()["items"]["cancelled"] == 5
         assert len(played.asked) == 2
 
@@ -426,7 +457,10 @@ def test_a_cancelled_job_stops_at_once(opened, played) -> None:
     [
         (b"", "empty"),
         (b"\n\n", "empty"),
-        (b"{}", "line 1"),
+        (b"{}", "line 1 cannot be used: 'task' is missing"),
+        (b'{"task": "x"}', "'task' is none that is known, expected 'a2m', 'm2a', 'joint'"),
+        (b"5", "line 1 cannot be used: it is no object"),
+        (b'{"task": "joint", "seconds": true}', "seconds: Input should be a number"),
         (b'{"task": "joint", "seconds": 4}\nnot json', "line 2 is not JSON"),
         (b'{"task": "joint"}', "seconds"),
         (b'{"task": "joint", "seconds": NaN}', "line 1"),

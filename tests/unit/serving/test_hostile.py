@@ -139,7 +139,7 @@ def test_files_that_are_right_are_read() -> None:
     assert (
         len(read_bytes("a2m", wav(declared=2**32 - 1), None, 60.0)["audio"]) == 32_000
     )  # of a length not known before
-    for content in (motion(), frames()):
+    for content in (motion(), frames(), b"\xef\xbb\xbf" + frames()):
         found = read_bytes("m2a", content, None, 60.0)
         assert found["motion_px"].shape[1:] == (14, 2) and found["fps"] in (62.5, 25.0)
     assert len(read_bytes("a2m", encode_flac(np.zeros(16_000 * 200)), None, 1.0, 2.0)["audio"]) < 3.5 * 16_000
