@@ -74,10 +74,8 @@ class Service:
         self.backend = backend
         self.inside = 0
         self._usual_s = 5.0
-        self._making, self._heard = (
-            0,
-            0.0,
-        )  # items that replicas are at, and when any of them last came further
+        # Items that replicas are at, and when any of them last came further.
+        self._making, self._heard = 0, 0.0
         self._keeping = asyncio.Semaphore(_KEPT_AT_ONCE)
 
     def check(self, settings: Settings) -> None:

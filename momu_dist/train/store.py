@@ -236,9 +236,8 @@ def sweep(folder: Path) -> None:
     A start does it first of all: on a full disk it may be the only room there is.
     """
     if any(folder.glob(f"{_WRITING}*")):
-        with suppress(
-            OSError
-        ):  # a full disk; who could mind is a worker whose machine was cut off and lost its lock
+        # Not on a full disk; who could mind is a worker whose machine was cut off and lost its lock.
+        with suppress(OSError):
             _follow(folder)
     _remove_unfinished(folder)
 
