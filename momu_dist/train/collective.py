@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import TypeVar
 
 import torch
@@ -18,6 +19,11 @@ def rank() -> int:
 def world_size() -> int:
     """The number of workers."""
     return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def worker_name() -> str:
+    """This worker as messages name it, such as `rank 1 on node2`."""
+    return f"rank {rank()} on {socket.gethostname()}"
 
 
 def barrier() -> None:

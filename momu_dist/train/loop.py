@@ -23,13 +23,17 @@ from momu_dist.core.seeds import seed_of
 from momu_dist.core.tasks.base import Batch, Row, Task
 from momu_dist.errors import CheckpointError, Stopped, TrainingError
 from momu_dist.train.checkpoint import Checkpoint, check_continues, check_order
-from momu_dist.train.collective import barrier, from_all, from_rank_0, largest, rank, world_size
+from momu_dist.train.collective import barrier, from_all, from_rank_0, largest, rank, worker_name, world_size
 from momu_dist.train.ema import Ema
 from momu_dist.train.engine import Engine
 from momu_dist.train.schedule import learning_rate
 from momu_dist.train.store import CheckpointStore
 
 Weights = dict[str, Tensor]
+
+
+class AgreedEnd(TrainingError):
+    """Raised by all workers alike; it names itself the one it comes from, where that is one of them."""
 
 
 class Feed(Protocol):
@@ -205,11 +209,13 @@ class Trainer:
         found = float(value.detach())
         if not largest(float(not math.isfinite(found)), self.device):
             return
-        named = from_all((found, batch.clip_ids))
-        guilty = [clip for found, clips in named if not math.isfinite(found) for clip in clips]
+        named = from_all((found, worker_name(), batch.clip_ids))
+        guilty = [(worker, clips) for found, worker, clips in named if not math.isfinite(found)]
+        who = f"{guilty[0][0]}: " if len(guilty) < len(named) else ""  # a gradient is the same on all
+        clips = ", ".join(clip for _, clips in guilty for clip in clips)
         self._end(
             step,
-            f"the {what} of step {step} is not finite; the step was not taken. Clips of that batch: {', '.join(guilty)}.",
+            f"{who}the {what} of step {step} is not finite; the step was not taken. Clips of that batch: {clips}.",
             "Look at these clips, or lower optim.lr",
         )
 
@@ -232,13 +238,13 @@ class Trainer:
             )
 
     def _end(self, done: int, found: str, remedy: str) -> NoReturn:
-        """Raise TrainingError, on every rank, for what would end the same if it were tried again."""
+        """Raise AgreedEnd, on every rank, for what would end the same if it were tried again."""
         self.hooks.reached(done, "ending the run, once the last checkpoint is written")
         self.store.wait()
         barrier()
         self.hooks.reached(done, "ending the run, looking for the newest checkpoint")
         newest = from_rank_0(self.store.newest() if rank() == 0 else None)
-        raise TrainingError(
+        raise AgreedEnd(
             f"{found} Last checkpoint: {newest.folder if newest else 'none yet'}. {remedy}; that is another run: begin it "
             f"under a new name{f' from inputs.init_from={newest.folder}/export' if newest else ''}."
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import socket
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -26,11 +25,11 @@ from momu_dist.errors import ConfigError, MomuError, Stopped, Superseded
 from momu_dist.inference.export import find_export
 from momu_dist.tracking import Tracker, open_tracker
 from momu_dist.train.build import build_task, export_facts, pick_device, required_exports
-from momu_dist.train.collective import rank, world_size
+from momu_dist.train.collective import rank, worker_name, world_size
 from momu_dist.train.engine import DdpEngine, Engine, EngineOptions, LocalEngine
 from momu_dist.train.exports import Exports, register_best
 from momu_dist.train.folder import Relogged, RunFolder, without_time, writing_to
-from momu_dist.train.loop import Feed, Hooks, Trainer, Weights, Wish
+from momu_dist.train.loop import AgreedEnd, Feed, Hooks, Trainer, Weights, Wish
 from momu_dist.train.seen import RecordedFeed
 from momu_dist.train.store import CheckpointStore, Retention
 from momu_dist.train.watch import Watch
@@ -73,7 +72,8 @@ def run_worker(
     except (Stopped, Superseded):
         raise
     except MomuError as error:
-        who = f"rank {rank()} on {socket.gethostname()}: " if world_size() > 1 else ""
+        mine = world_size() > 1 and not isinstance(error, AgreedEnd)
+        who = f"{worker_name()}: " if mine else ""
         folder.fail(f"{who}{error}")
         raise
 

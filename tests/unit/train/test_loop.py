@@ -27,7 +27,7 @@ from momu_dist.train import loop
 from momu_dist.train.build import build_task, feed_spec, open_run_latents, required_exports
 from momu_dist.train.exports import Exports
 from momu_dist.train.folder import RunFolder
-from momu_dist.train.loop import Hooks, Trainer, Wish
+from momu_dist.train.loop import AgreedEnd, Hooks, Trainer, Wish
 from momu_dist.train.store import CheckpointStore, Retention
 from momu_dist.train.worker import build_engines
 
@@ -337,6 +337,29 @@ def test_one_clip_without_a_value_spoils_no_validation_one_of_infinite_value_doe
     with pytest.raises(TrainingError, match="is not finite") if ends else nullcontext():
         run.trainer.run()
     assert run.newest_step() == (0 if ends else 1)
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "says"),
+    [
+        (
+            (False, True),
+            r"^rank 1 on node1: the loss of step 0 is not finite; .*Clips of that batch: clip1\.",
+        ),
+        ((True, True), r"^the loss of step 0 is not finite; .*Clips of that batch: clip0, clip1\."),
+    ],
+)
+def test_a_loss_that_is_not_finite_is_said_of_the_worker_that_had_it(
+    session: Any, monkeypatch: pytest.MonkeyPatch, spoilt: tuple[bool, bool], says: str
+) -> None:
+    """All raise the same, so the one that says it is not the one it comes from."""
+    found = [
+        (float("nan") if bad else 0.5, f"rank {r} on node{r}", [f"clip{r}"]) for r, bad in enumerate(spoilt)
+    ]
+    monkeypatch.setattr(loop, "largest", lambda value, device: 1.0)
+    monkeypatch.setattr(loop, "from_all", lambda mine: found)
+    with pytest.raises(AgreedEnd, match=says):
+        session("music_vae").trainer.run()
 
 
 def spoil_weights_of(run: Session, name: str, step: int) -> None:

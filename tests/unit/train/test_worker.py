@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from momu_dist.data.feed import FeedSpec, LocalFeed
 from momu_dist.errors import MomuError, Stopped, Superseded, TrainingError
 from momu_dist.train import worker
 from momu_dist.train.folder import RunFolder
+from momu_dist.train.loop import AgreedEnd
 
 
 class Told:
@@ -69,20 +69,28 @@ def test_how_a_run_ends_is_said_once_and_by_the_last_attempt(
     assert (finished is None) == (error is not None) and (finished is None or finished["steps"] == 4)
 
 
+@pytest.mark.parametrize(
+    ("error", "failure"),
+    [
+        (TrainingError("bad loss."), "rank 1 on node2: bad loss."),
+        (AgreedEnd("rank 0 on node1: bad loss."), "rank 0 on node1: bad loss."),
+    ],
+)
 def test_the_worker_that_failed_and_its_machine_are_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: TrainingError, failure: str
 ) -> None:
+    """What all workers raise alike names the one it comes from, whoever is the first to write it."""
     config = config_from_dict(
         {"stage": "dit_a2m", "name": "run", "out": str(tmp_path), "tracking": {"uri": "none"}}, where="test"
     )
     RunFolder(config).open(config, {})
 
     def run(*_: Any) -> None:
-        raise TrainingError("bad loss.")
+        raise error
 
     monkeypatch.setattr(worker, "_run", run)
-    monkeypatch.setattr(worker, "rank", lambda: 1)
+    monkeypatch.setattr(worker, "worker_name", lambda: "rank 1 on node2")
     monkeypatch.setattr(worker, "world_size", lambda: 2)
-    with pytest.raises(TrainingError, match="^bad loss"):
+    with pytest.raises(TrainingError, match=f"^{error}"):
         worker.run_worker(config, FeedSpec("nowhere", (), 0, 1, 1, 1, 1, 0), LocalFeed, 4)
-    assert RunFolder(config).failure() == f"rank 1 on {socket.gethostname()}: bad loss."
+    assert RunFolder(config).failure() == failure
