@@ -17,7 +17,7 @@ from momu_dist.launch.node import KEEP_LOGS
 from momu_dist.launch.policy import USER_ERROR, End, failures_after, for_the_user, requeued
 from momu_dist.launch.ports import plan
 from momu_dist.launch.progress import Progress
-from momu_dist.launch.ray_cluster import NodeFailure, RayCluster, forget_secrets
+from momu_dist.launch.ray_cluster import NodeFailure, RayCluster, forget_secrets, signed
 from momu_dist.launch.scontrol import job_facts, kill_wait_s, requeue
 from momu_dist.launch.sites import Site
 from momu_dist.launch.status import Status, job_folder
@@ -95,6 +95,8 @@ class Job:
         work = make_work(name, arguments, self.site, self.temp)
         if work.done is not None:
             return 0, work.done
+        for note in work.notes:
+            say(note)
         self._check_budget(work.reached())
         self._check_asked()
         if work.uses_ray:
@@ -125,8 +127,9 @@ class Job:
         ports = plan(self.allocation.job_id, self.allocation.restart)
         self.status.phase("nodes")
         cluster = self.cluster = RayCluster(self.allocation, ports, self.folder, self.temp, self.site.env)
-        cluster.start(work, self.kill_wait_s)
-        cluster.wait_for("ready", self._check_asked)
+        with signed(work.out, self.allocation.job_id) as sign:
+            cluster.start(work, sign, self.kill_wait_s)
+            cluster.wait_for("ready", self._check_asked)
         self.status.set(nodes=[{"name": node.name, **(node.facts or {})} for node in cluster.nodes.values()])
         say(f"ports: {ports}")
         if work.staged:

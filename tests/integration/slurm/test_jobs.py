@@ -370,6 +370,20 @@ def test_a_folder_that_is_not_shared_is_said_soon(
         lab.on_node("node1", "rm", "-r", "/tmp/mine")
 
 
+def test_a_folder_to_write_to_that_each_node_has_for_itself_is_said_soon(
+    submit: Callable[..., Submitted], lab: Lab
+) -> None:
+    """It is there on both nodes, and what one of them writes the other one never sees."""
+    for node in lab.nodes:
+        lab.on_node(node, "mkdir", "/tmp/own")
+    try:
+        job = submit("own-folder", extra=("out=/tmp/own",))
+        fails_soon(job, "node2: the folder /tmp/own is another one than on node1")
+    finally:
+        for node in lab.nodes:
+            lab.on_node(node, "rm", "-r", "/tmp/own")
+
+
 def test_gpus_that_torch_cannot_use_are_said_soon(submit: Callable[..., Submitted]) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has GPUs, and the nodes declare them")
