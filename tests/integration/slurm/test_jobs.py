@@ -412,9 +412,15 @@ def test_a_port_in_use_is_said_soon(submit: Callable[..., Submitted], lab: Lab) 
 def test_an_installation_that_is_broken_is_said_soon(
     submit: Callable[..., Submitted], tmp_path: Path
 ) -> None:
+    """On the nodes, by the site; what the shell that submits names as PYTHONPATH reaches no job."""
     (tmp_path / "ray.py").write_text("raise RuntimeError('this Ray is broken')\n")
-    job = submit("broken", env={"PYTHONPATH": str(tmp_path)})
+    (tmp_path / "shell").mkdir()
+    (tmp_path / "shell" / "torch.py").write_text("raise RuntimeError('the torch of the shell')\n")
+    site = tmp_path / "site.yaml"
+    site.write_text(f"env: {{PYTHONPATH: {json.dumps(str(tmp_path))}}}\n")
+    job = submit("broken", env={"PYTHONPATH": str(tmp_path / "shell"), "MOMU_CLUSTER": str(site)})
     fails_soon(job, "this Ray is broken")
+    assert "the torch of the shell" not in job.text()
 
 
 def test_a_job_from_elsewhere_says_where_to_submit(lab: Lab, tmp_path: Path) -> None:

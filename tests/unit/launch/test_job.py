@@ -134,6 +134,7 @@ def test_a_job_that_holds_ends_with_scancel(play: Callable[..., Played]) -> None
     job.process.send_signal(signal.SIGTERM)
     last = job.ends(0)
     assert "ends with exit code 0, not requeued: done" in last[-1]
+    assert job.output.read_text().startswith(f"momu: site {job.folder / 'site.yaml'}\n")
     status = job.status()
     assert status["ended"]["code"] == 0 and {"start", "checks", "nodes", "ray"} <= status["phases_s"].keys()
     assert not address.exists()

@@ -134,6 +134,7 @@ def test_a_chain_says_what_follows_what(
 SHOWN = """import json, os, signal, sys
 print(json.dumps({
     "arguments": sys.argv[1:], "process": os.getpid(), "site": os.environ.get("MOMU_CLUSTER"), "folder": os.getcwd(),
+    "path": os.environ.get("PYTHONPATH"), "home": os.environ.get("PYTHONHOME"),
     "default": all(signal.getsignal(n) == signal.SIG_DFL for n in (signal.SIGUSR2, signal.SIGTERM, signal.SIGCONT)),
 }))
 """
@@ -141,7 +142,7 @@ print(json.dumps({
 
 def run_script(script: Path, folder: Path, **variables: str) -> tuple[int, dict[str, Any]]:
     """Run a submitted script as SLURM would, from a copy; return the number of its process and what SHOWN says."""
-    env = {**os.environ, **variables, "PYTHONPATH": str(REPOSITORY)}
+    env = {**os.environ, **variables, "PYTHONPATH": str(folder / "shadows"), "PYTHONHOME": "/nowhere"}
     with subprocess.Popen(
         ["/bin/bash", str(script)], cwd=folder, env=env, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -164,6 +165,8 @@ def test_the_batch_script_becomes_the_program_with_its_words_untouched(checkout:
             "process": pid,
             "site": NASTY,
             "folder": str(checkout),
+            "path": None,
+            "home": None,
             "default": True,
         }
     assert not list(checkout.rglob("no"))
