@@ -14,4 +14,5 @@
 # Options before the script overrule the header; what a site always wants: eval "$(momu cluster-env <site>)". See docs/slurm.md.
 cd "${SLURM_SUBMIT_DIR:-$PWD}" && [[ -x .venv/bin/python && -d jobs ]] || {
     echo "momu: no checkout with a .venv in $PWD: submit from the checkout, after make setup" >&2; exit 2; }
-exec .venv/bin/python -m momu_dist.launch hold
+unset PYTHONPATH PYTHONHOME # what they name could shadow the installed packages
+exec .venv/bin/python -m momu_dist.launch hold "$@"

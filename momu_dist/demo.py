@@ -74,6 +74,11 @@ SMOKE = DemoSize(
 )
 
 
+def prepare_options(size: DemoSize) -> PrepareOptions:
+    """How its set is prepared; jobs/prepare.sh makes the same."""
+    return PrepareOptions(fractions=size.fractions, shard_mb=16.0)
+
+
 def run_demo(out: Path, smoke: bool = False) -> None:
     """Run everything into `out`; what an earlier attempt finished is not done again."""
     if not CONFIGS.is_dir():
@@ -84,14 +89,8 @@ def run_demo(out: Path, smoke: bool = False) -> None:
     with ray_session(workers=2):
         with clock.stage("prepare"):
             source = make_source("synthetic", n_clips=size.n_clips)
-            options = PrepareOptions(fractions=size.fractions, shard_mb=16.0)
-            print(
-                report(
-                    prepare(
-                        source, out / "data", options, runner=partial(map_units, num_cpus=cpus_per_core())
-                    )
-                )
-            )
+            runner = partial(map_units, num_cpus=cpus_per_core())
+            print(report(prepare(source, out / "data", prepare_options(size), runner=runner)))
         for stage in STAGES:
             with clock.stage(stage):
                 _train(stage, out, size)

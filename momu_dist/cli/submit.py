@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from momu_dist.errors import ConfigError, MomuError, exit_code
@@ -72,6 +73,10 @@ def parser() -> argparse.ArgumentParser:
         help="one run for each value, as one job array; repeated, one for each combination",
     )  # fmt: skip
     parser.add_argument(
+        "--failure-budget", type=int, metavar="N",
+        help="attempts in a row that may come no further, before the job is not requeued any more (3)",
+    )  # fmt: skip
+    parser.add_argument(
         "--dry-run", action="store_true", help="print what sbatch would get, and submit nothing"
     )
     return parser
@@ -94,7 +99,7 @@ def _run(options: argparse.Namespace) -> None:
         {"nodes": str(options.nodes)},
         options_of_command_line(options.sbatch),
     ]
-    jobs = _plan(options)
+    jobs = [_with_budget(job, options.failure_budget) for job in _plan(options)]
 
     for variable in ignored_variables():
         print(
@@ -109,6 +114,8 @@ def _run(options: argparse.Namespace) -> None:
     for job in jobs:
         after = [numbers[first] for first in job.after] or options.after
         asked = job_options(job, wanted, after)
+        if job.on_cpu and _asks_for_gpus(asked):
+            print(f"note: the GPUs of {job.name} will not be used: train.device is cpu.")
         if options.dry_run:
             numbers[job.name] = f"<{job.name}>"
             print(render(job, asked, name))
@@ -157,6 +164,25 @@ def _check_evaluation(jobs: Sequence[Submission]) -> None:
     for job in jobs:
         for element in job.elements:
             reader.parse_args(element.arguments[1:])
+
+
+def _with_budget(job: Submission, budget: int | None) -> Submission:
+    if budget is None:
+        return job
+    if budget < 0:
+        raise ConfigError(f"--failure-budget is {budget}, expected at least 0.")
+    if not job.saves:
+        raise ConfigError(f"--failure-budget goes with jobs that save and go on, {job.name} does not.")
+    more = f"--failure-budget={budget}"
+    elements = tuple(replace(one, arguments=(*one.arguments, more)) for one in job.elements)
+    return replace(job, elements=elements)
+
+
+def _asks_for_gpus(options: Options) -> bool:
+    return any(
+        value != "0" and (option.startswith("gpus") or (option == "gres" and "gpu" in str(value)))
+        for option, value in options.items()
+    )
 
 
 def _share_a_file(jobs: Sequence[Submission], site: Site) -> bool:

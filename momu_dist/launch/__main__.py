@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signals = noted_signals()
     # These import torch, which takes seconds in which a signal must not be lost.
     from momu_dist.launch.allocation import read_allocation
-    from momu_dist.launch.job import Job
+    from momu_dist.launch.job import Job, say
     from momu_dist.launch.sites import SITE, Site, load_site
 
     parser = argparse.ArgumentParser(
@@ -46,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     def work() -> None:
         nonlocal code
+        say(f"site {options.cluster}" if options.cluster else f"no site: {SITE} is not set")
         site = load_site(options.cluster) if options.cluster else Site()
         code = Job(read_allocation(), site, options.failure_budget, signals).run(options.work, rest)
 

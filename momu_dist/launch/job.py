@@ -10,14 +10,14 @@ import traceback
 from collections import deque
 from collections.abc import Sequence
 
-from momu_dist.errors import STOPPED, ConfigError, MomuError, Stopped
+from momu_dist.errors import STOPPED, ConfigError, Stopped
 from momu_dist.launch.allocation import Allocation
 from momu_dist.launch.children import Child, end_all
 from momu_dist.launch.node import KEEP_LOGS
-from momu_dist.launch.policy import USER_ERROR, End, failures_after, requeued
+from momu_dist.launch.policy import USER_ERROR, End, failures_after, for_the_user, requeued
 from momu_dist.launch.ports import plan
 from momu_dist.launch.progress import Progress
-from momu_dist.launch.ray_cluster import NodeFailure, RayCluster, forget_secrets
+from momu_dist.launch.ray_cluster import NodeFailure, RayCluster, forget_secrets, signed
 from momu_dist.launch.scontrol import job_facts, kill_wait_s, requeue
 from momu_dist.launch.sites import Site
 from momu_dist.launch.status import Status, job_folder
@@ -30,6 +30,9 @@ TEARDOWN_S = 15.0
 """Before SLURM's end of the job, for ending Ray on all nodes."""
 HURRIED_END_S = 4.0
 """The same, before SLURM's SIGKILL."""
+REQUEUE_S = 600.0
+"""How long SLURM is asked to requeue the job, which holds its nodes meanwhile."""
+REQUEUE_PAUSE_S = 5.0
 POLL_S = 0.1
 LOOK_S = 1.0
 
@@ -74,12 +77,13 @@ class Job:
         except NodeFailure as failure:
             self.first_failure = str(failure)
             code, why = FAULT, str(failure)
-        except (MomuError, OSError) as error:
-            code, why = USER_ERROR, f"error: {error}"
-        except Exception as error:  # a fault of the launcher: the job must still say how it ended
-            traceback.print_exc()
-            self.first_failure = f"the launcher, on {self.allocation.head}"
-            code, why = FAULT, f"{type(error).__name__}: {error}"
+        except Exception as error:
+            if for_the_user(error):
+                code, why = USER_ERROR, f"error: {error}"
+            else:  # a fault of the launcher, or of its node: the job must still say how it ended
+                traceback.print_exc()
+                self.first_failure = f"the launcher, on {self.allocation.head}"
+                code, why = FAULT, f"{type(error).__name__}: {error}"
         finally:
             if self.cluster is not None:
                 self.status.phase("ending")
@@ -91,6 +95,8 @@ class Job:
         work = make_work(name, arguments, self.site, self.temp)
         if work.done is not None:
             return 0, work.done
+        for note in work.notes:
+            say(note)
         self._check_budget(work.reached())
         self._check_asked()
         if work.uses_ray:
@@ -121,8 +127,9 @@ class Job:
         ports = plan(self.allocation.job_id, self.allocation.restart)
         self.status.phase("nodes")
         cluster = self.cluster = RayCluster(self.allocation, ports, self.folder, self.temp, self.site.env)
-        cluster.start(work, self.kill_wait_s)
-        cluster.wait_for("ready", self._check_asked)
+        with signed(work.out, self.allocation.job_id) as sign:
+            cluster.start(work, sign, self.kill_wait_s)
+            cluster.wait_for("ready", self._check_asked)
         self.status.set(nodes=[{"name": node.name, **(node.facts or {})} for node in cluster.nodes.values()])
         say(f"ports: {ports}")
         if work.staged:
@@ -244,12 +251,12 @@ class Job:
         again, reason = requeued(end, self.budget)
         self.status.set(failures=failures_after(end))
         self.status.phase("ended")
-        if again and not job_facts(self.allocation.slurm_id).running:
+        if again and not (facts := job_facts(self.allocation.slurm_id)).running:
             again, reason = False, "SLURM is ending this job and knows what to do with it"
         self._tell_end(code, why, again, reason)  # before SLURM has it again, and ends this process for that
         if again:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)  # SLURM's answer may come before scontrol's
-            refused = requeue(self.allocation.slurm_id)
+            refused = self._requeue(facts.end)
             if refused:
                 self._tell_end(
                     code, why, False, f"SLURM refuses ({refused}); submit it again, it goes on where it is"
@@ -257,6 +264,18 @@ class Job:
             else:
                 time.sleep(60)  # until SLURM ends it: it must not be taken for one that has ended by itself
         return code
+
+    def _requeue(self, end: float) -> str:
+        """Put this job back into the queue, asking again while SLURM is busy; return why not, or nothing."""
+        until = min(end - HURRIED_END_S, time.time() + REQUEUE_S)
+        while refused := requeue(self.allocation.slurm_id):
+            facts = job_facts(self.allocation.slurm_id)
+            if not facts.running or facts.restarts > self.allocation.restart:
+                return ""  # only the answer was lost
+            if not facts.requeues or time.time() + REQUEUE_PAUSE_S > until:
+                return refused
+            time.sleep(REQUEUE_PAUSE_S)
+        return ""
 
     def _tell_end(self, code: int, why: str, again: bool, reason: str) -> None:
         ended = {"code": code, "why": why, "first_failure": self.first_failure, "requeued": again}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import resource
 import shutil
 import signal
@@ -35,6 +36,8 @@ RAY_S = 60.0
 """How long Ray may take to start."""
 RAY_STARTS = 2
 """How often it may try: on a node that is busy for a moment it gives itself half a minute."""
+SEEN_S = 5.0
+"""How long a network file system may hide a new file."""
 HEAD_S = RAY_STARTS * RAY_S
 """How long a node waits for the head's Ray."""
 ALIVE_S = 5.0
@@ -72,6 +75,8 @@ class Orders:
     temp: str
     needed: tuple[str, ...]
     """Folders that must be there: the shared file system."""
+    sign: str | None
+    """A file that the launcher has left in the folder which the job writes to."""
     staged: tuple[tuple[str, str], ...]
     """What is copied to this node's disk first: from, to (below `temp`)."""
     kept_logs: str
@@ -177,6 +182,11 @@ class Agent:
                 raise Refused(
                     f"the folder {folder} is not there; it must lie on a file system that all nodes share"
                 )
+        if self.orders.sign is not None and not self._wait(Path(self.orders.sign).is_file, SEEN_S):
+            raise Refused(
+                f"the folder {Path(self.orders.sign).parent} is another one than on {self.orders.head}; it must lie on a file "
+                "system that all nodes share"
+            )
         sweep(self.temp.parent, self.orders.node)  # of this job too, if an attempt before was killed
         try:
             self.owner = take(self.temp, self.orders.node)
@@ -198,21 +208,28 @@ class Agent:
             )
 
     def _stage(self) -> None:
-        def copied(source: str, target: str) -> None:
-            if self.stopped.is_set():
-                raise Refused("was told to stop")
-            shutil.copyfile(source, target)
-
         for source, target in self.orders.staged:
             began = time.monotonic()
             try:
-                ignored = shutil.ignore_patterns("latents", ".*")
-                shutil.copytree(source, target, ignore=ignored, copy_function=copied)
-            except (OSError, shutil.Error) as error:
+                self._copy(Path(source), Path(target))
+            except OSError as error:
                 raise Refused(
                     f"{source} cannot be copied to {target} ({error}); unset `stage_data`, or make room"
                 ) from error
             print_line(f"copied {source} to {target} in {time.monotonic() - began:.1f} s")
+
+    def _copy(self, source: Path, target: Path) -> None:
+        """Copy shards; OSError at the first that cannot be copied."""
+        files = files_below(source)
+        size, free = sum(file.stat().st_size for file in files), shutil.disk_usage(self.temp).free
+        if size > free:
+            raise OSError(f"it has {size / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free there")
+        for file in files:
+            if self.stopped.is_set():
+                raise Refused("was told to stop")
+            copy = target / file.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copy)
 
     def _resources(self) -> dict[str, int]:
         gpus = gpus_given()
@@ -330,6 +347,19 @@ class Agent:
                 )
         self.owner.close()  # a network file system keeps what is open
         shutil.rmtree(self.temp, ignore_errors=True)
+
+
+def files_below(source: Path) -> list[Path]:
+    """Return the files of a prepared set without its latents, or of latents; OSError for a folder that cannot be read."""
+
+    def fails(error: OSError) -> None:
+        raise error
+
+    found: list[Path] = []
+    for folder, below, names in os.walk(source, onerror=fails, followlinks=True):
+        below[:] = [name for name in below if name != "latents" and not name.startswith(".")]
+        found += [Path(folder, name) for name in names if not name.startswith(".")]
+    return found
 
 
 def tell(**facts: Any) -> None:

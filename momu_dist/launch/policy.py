@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 
-from momu_dist.errors import STOPPED
+from momu_dist.errors import STOPPED, MomuError
 
 USER_ERROR = 2
 """The exit code of what a user must mend; see momu_dist.errors."""
+_MENDABLE = {
+    errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EISDIR, errno.ENOENT, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,11 @@ class End:
     """Attempts in a row before it that came no further."""
     first: bool = True
     """Nothing of this job had run before."""
+
+
+def for_the_user(error: Exception) -> bool:
+    """Return whether a person must mend it; a disk that is away for a moment, or too many processes, pass by themselves."""
+    return isinstance(error, MomuError) or (isinstance(error, OSError) and error.errno in _MENDABLE)
 
 
 def failures_after(end: End) -> int:

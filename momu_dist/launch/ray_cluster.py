@@ -10,8 +10,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -122,8 +122,8 @@ class RayCluster:
     def address(self) -> str:
         return f"{self.head_ip}:{self.ports.gcs}"
 
-    def start(self, work: Work, kill_wait_s: float) -> None:
-        """Start the agents; `wait_for` waits for them."""
+    def start(self, work: Work, sign: Path | None, kill_wait_s: float) -> None:
+        """Start the agents; `wait_for` waits for them. Each looks for `sign`, a file in the folder that is written to."""
         write_secret(self.token, secrets.token_hex(32))
         names = self.allocation.nodes
         for name, cpus in zip(names, self.allocation.cpus, strict=True):
@@ -132,7 +132,8 @@ class RayCluster:
                 job_id=self.allocation.job_id, slurm_id=self.allocation.slurm_id, restart=restart, node=name,
                 head=self.allocation.head, head_ip=self.head_ip, cpus=cpus,
                 workers=math.ceil(work.workers / len(names)), worker_cpus=work.worker_cpus,
-                first_port=self.ports.first, temp=self.temp, needed=work.needed, staged=work.staged,
+                first_port=self.ports.first, temp=self.temp, needed=work.needed,
+                sign=None if sign is None else str(sign), staged=work.staged,
                 kept_logs=str(self.folder / f"ray-{name}.r{restart}"), kill_wait_s=kill_wait_s,
             )  # fmt: skip
             step = srun(1, cpus, "--overlap", f"--nodelist={name}", "--unbuffered", "--quiet")
@@ -213,6 +214,21 @@ class RayCluster:
         end_all([node.agent for node in self.nodes.values()], END_S + 2.0)
         with suppress(OSError):  # of a Ray that is gone: nothing can be entered by it
             forget_secrets(self.folder)
+
+
+@contextmanager
+def signed(folder: Path | None, job_id: int) -> Iterator[Path | None]:
+    """A file of a job in `folder`, by which its nodes know that they see the same folder; none where there is none."""
+    if folder is None:
+        yield None
+        return
+    sign = folder / f".momu-{job_id}"
+    sign.touch()
+    try:
+        yield sign
+    finally:
+        with suppress(OSError):
+            sign.unlink()
 
 
 def address_of(node: str, others: Sequence[str]) -> str:

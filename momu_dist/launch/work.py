@@ -41,12 +41,16 @@ class Work:
     total_steps: int | None = None
     needed: tuple[str, ...] = ()
     """Folders that every node must see."""
+    out: Path | None = None
+    """The one of them that it writes to, which must be the same folder on all."""
     staged: tuple[tuple[str, str], ...] = ()
     """What is copied to each node's own disk: from, to."""
     result: Path | None = None
     """Where a preparation, or --only-latents, leaves its files one by one, each whole."""
     done: str | None = None
     """What to say where there is nothing left to do."""
+    notes: tuple[str, ...] = ()
+    """What to say before it begins."""
     set_by_user: frozenset[str] = field(default_factory=frozenset)
     service: ServiceSettings | None = None
 
@@ -132,37 +136,51 @@ def _training(arguments: Sequence[str], site: Site, temp: str) -> Work:
     steps = run_size(config).total_steps
     finished = None if options.only_latents or waits(run.path) else run.finished()
     if finished is not None and finished["steps"] >= steps:
-        said = f"{config.name} is finished ({finished['steps']} steps): {run.path}"
+        said = (
+            f"{config.name} is finished ({finished['steps']} steps): {run.path}; name=... trains another run"
+        )
         return Work((), config, True, steps, done=said)
-    _check_gpus(config)
+    notes = _check_gpus(config)
     data = Manifest.load(config.data.root)
     latents = _latents(data, config)
     out = Path(config.out).absolute()
-    out.mkdir(parents=True, exist_ok=True)
+    written = [out] if latents is None or config.data.latents is None else [out, latents]
+    for folder in written:
+        folder.mkdir(parents=True, exist_ok=True)
     staged: tuple[tuple[str, str], ...] = ()
     if site.stage_data and not options.only_latents:
-        source = data.root.absolute() if latents is None else latents
-        # Latents that are not there yet are encoded on the shared disk, for all.
-        if latents is None or (latents / "latents.json").is_file():
+        if config.train.strategy == "local":  # no agent, which copies
+            notes.append("stage_data copies nothing for strategy local")
+        elif latents is not None and not (latents / "latents.json").is_file():
+            notes.append(
+                f"stage_data copies nothing: the latents are encoded first, for all nodes, at {latents}"
+            )
+        else:
             local = f"{temp}/shards"
-            staged = ((str(source), local),)
+            staged = ((str(latents or data.root.absolute()), local),)
             command.append(_override("data.root" if latents is None else "data.latents", local))
-    needed = (str(Path.cwd()), str(data.root.absolute()), str(out))
+    needed = tuple(str(folder) for folder in (Path.cwd(), data.root.absolute(), *written))
     result = latents if options.only_latents else None
     return Work(
-        tuple(command), config, not options.only_latents, steps, needed, staged, result, set_by_user=given
-    )
+        tuple(command), config, not options.only_latents, steps, needed, out, staged, result,
+        notes=tuple(notes), set_by_user=given,
+    )  # fmt: skip
 
 
-def _check_gpus(config: RunConfig) -> None:
-    """Workers on Ray take the GPUs of the job, and would end in NCCL's words where torch can use none of them."""
+def _check_gpus(config: RunConfig) -> list[str]:
+    """Return what is to be said of GPUs that nothing uses.
+
+    Workers on Ray take the GPUs of the job, and would end in NCCL's words where torch can use none of them.
+    """
     given = gpus_given()
-    on_ray = config.train.strategy != "local"
-    if given and on_ray and config.train.device != "cpu" and not torch.cuda.is_available():
+    if given and config.train.device == "cpu":
+        return [f"{given} GPUs of each node are not used: train.device is cpu"]
+    if given and config.train.strategy != "local" and not torch.cuda.is_available():
         raise ConfigError(
             f"SLURM gave this job {given} GPUs a node, but torch {torch.__version__} sees no CUDA device; ask momu doctor, "
             "install a CUDA build of torch (README.md), or set train.device=cpu."
         )
+    return []
 
 
 def _latents(data: Manifest, config: RunConfig) -> Path | None:
@@ -192,7 +210,7 @@ def _preparation(arguments: Sequence[str], site: Site, temp: str) -> Work:
     if result is not None:
         result.mkdir(parents=True, exist_ok=True)
         needed.append(str(result))
-    return Work(tuple(command), needed=tuple(needed), result=result)
+    return Work(tuple(command), needed=tuple(needed), out=result, result=result)
 
 
 def _serving(arguments: Sequence[str], site: Site, temp: str) -> Work:

@@ -46,6 +46,8 @@ class Submission:
     """It saves and goes on at a signal; what does not is sent none."""
     local_tracking: bool = False
     """It writes to a database in a file, which suits one run at a time."""
+    on_cpu: bool = False
+    """Its config keeps it from GPUs."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ def plan_stage(
         ]
         _load(stage, path, own)
         runs.append(Element(name, _train(path, own)))
-    return [Submission(base.name, tuple(runs), local_tracking=_is_local(base))]
+    return [Submission(base.name, tuple(runs), local_tracking=_is_local(base), on_cpu=_is_on_cpu(base))]
 
 
 def plan_chain(given: str | None, overrides: Sequence[str]) -> list[Submission]:
@@ -155,8 +157,9 @@ def plan_chain(given: str | None, overrides: Sequence[str]) -> list[Submission]:
     def job(stage: str, after: tuple[str, ...]) -> Submission:
         config = configs[stage]
         return Submission(
-            config.name, (Element(config.name, trains[stage]),), after, local_tracking=_is_local(config)
-        )
+            config.name, (Element(config.name, trains[stage]),), after,
+            local_tracking=_is_local(config), on_cpu=_is_on_cpu(config),
+        )  # fmt: skip
 
     music, motion = configs["music_vae"].name, configs["motion_vae"].name
     latents = (*trains["dit_m2a"], "--only-latents")
@@ -231,6 +234,10 @@ def _load(stage: str, path: str, overrides: Sequence[str]) -> RunConfig:
             f"{path} is a run of stage {config.stage}, expected {stage}; give the YAML of that stage."
         )
     return config
+
+
+def _is_on_cpu(config: RunConfig) -> bool:
+    return config.train.device == "cpu"
 
 
 def _is_local(config: RunConfig) -> bool:

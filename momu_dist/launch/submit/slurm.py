@@ -94,10 +94,11 @@ def _parameters(job: Submission, options: Options, site: str | None) -> dict[str
         option: value.replace("\\", "\\\\") if isinstance(value, str) else value
         for option, value in options.items()
     }
+    setup = ["unset PYTHONPATH PYTHONHOME"]  # what they name could shadow the installed packages
     return {
         "job_name": job.name,
         "additional_parameters": escaped,
-        "setup": [f"export {SITE}={shlex.quote(site)}"] if site else None,
+        "setup": [*setup, *([f"export {SITE}={shlex.quote(site)}"] if site else [])],
         "use_srun": False,  # the launcher starts its own steps
         "stderr_to_stdout": True,
         "wckey": None,  # submitit's own would need to be known to the cluster's accounting

@@ -370,6 +370,20 @@ def test_a_folder_that_is_not_shared_is_said_soon(
         lab.on_node("node1", "rm", "-r", "/tmp/mine")
 
 
+def test_a_folder_to_write_to_that_each_node_has_for_itself_is_said_soon(
+    submit: Callable[..., Submitted], lab: Lab
+) -> None:
+    """It is there on both nodes, and what one of them writes the other one never sees."""
+    for node in lab.nodes:
+        lab.on_node(node, "mkdir", "/tmp/own")
+    try:
+        job = submit("own-folder", extra=("out=/tmp/own",))
+        fails_soon(job, "node2: the folder /tmp/own is another one than on node1")
+    finally:
+        for node in lab.nodes:
+            lab.on_node(node, "rm", "-r", "/tmp/own")
+
+
 def test_gpus_that_torch_cannot_use_are_said_soon(submit: Callable[..., Submitted]) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has GPUs, and the nodes declare them")
@@ -398,9 +412,15 @@ def test_a_port_in_use_is_said_soon(submit: Callable[..., Submitted], lab: Lab) 
 def test_an_installation_that_is_broken_is_said_soon(
     submit: Callable[..., Submitted], tmp_path: Path
 ) -> None:
+    """On the nodes, by the site; what the shell that submits names as PYTHONPATH reaches no job."""
     (tmp_path / "ray.py").write_text("raise RuntimeError('this Ray is broken')\n")
-    job = submit("broken", env={"PYTHONPATH": str(tmp_path)})
+    (tmp_path / "shell").mkdir()
+    (tmp_path / "shell" / "torch.py").write_text("raise RuntimeError('the torch of the shell')\n")
+    site = tmp_path / "site.yaml"
+    site.write_text(f"env: {{PYTHONPATH: {json.dumps(str(tmp_path))}}}\n")
+    job = submit("broken", env={"PYTHONPATH": str(tmp_path / "shell"), "MOMU_CLUSTER": str(site)})
     fails_soon(job, "this Ray is broken")
+    assert "the torch of the shell" not in job.text()
 
 
 def test_a_job_from_elsewhere_says_where_to_submit(lab: Lab, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ from momu_dist.config.load import config_from_dict
 from momu_dist.errors import ConfigError
 from momu_dist.launch import job as job_module
 from momu_dist.launch.allocation import Allocation
+from momu_dist.launch.scontrol import JobFacts
 from momu_dist.launch.sites import Site
 from momu_dist.launch.work import Work
 from momu_dist.train.process import GIVEN_AT, process_age_s
@@ -27,7 +29,7 @@ SCONTROL = """#!/usr/bin/env bash
 echo "$@" >> {asked}
 case "$*" in
   "show hostnames n1") echo n1;;
-  "show job"*) echo "JobId=7 JobState=${{PLAYED_STATE:-RUNNING}} EndTime=Unknown";;
+  "show job"*) echo "JobId=7 JobState=${{PLAYED_STATE:-RUNNING}} EndTime=Unknown Requeue=${{PLAYED_REQUEUE:-1}}";;
   "show config") echo "KillWait = 6 sec";;
   requeue*)
     [ -z "$PLAYED_REFUSAL" ] || {{ echo "$PLAYED_REFUSAL" >&2; exit 1; }}
@@ -132,6 +134,7 @@ def test_a_job_that_holds_ends_with_scancel(play: Callable[..., Played]) -> None
     job.process.send_signal(signal.SIGTERM)
     last = job.ends(0)
     assert "ends with exit code 0, not requeued: done" in last[-1]
+    assert job.output.read_text().startswith(f"momu: site {job.folder / 'site.yaml'}\n")
     status = job.status()
     assert status["ended"]["code"] == 0 and {"start", "checks", "nodes", "ray"} <= status["phases_s"].keys()
     assert not address.exists()
@@ -254,25 +257,82 @@ def test_an_element_of_an_array_asks_for_itself_alone_and_says_if_it_is_refused(
     play: Callable[..., Played],
 ) -> None:
     array = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "2"}
-    job = play("hold", PLAYED_DEATH="1", PLAYED_REFUSAL="disabled for this job", **array)
+    job = play("hold", PLAYED_DEATH="1", PLAYED_REFUSAL="disabled for this job", PLAYED_REQUEUE="0", **array)
     last = job.ends(1)
     assert "disabled for this job" in last[-1] and not job.status()["ended"]["requeued"]
     asked = job.asked.read_text().splitlines()
     assert "requeue 7_2" in asked and not any(line in ("requeue 7", "show job -o 7") for line in asked)
 
 
+BUSY = "slurm_load_jobs error: Unable to contact slurm controller"
+
+
+@pytest.mark.parametrize(
+    ("answers", "facts", "left_s", "asked", "refused"),
+    [
+        ([""], JobFacts(), 60, 1, ""),
+        ([BUSY, BUSY, ""], JobFacts(), 60, 3, ""),
+        ([BUSY, BUSY, ""], JobFacts("RUNNING", restarts=1), float("inf"), 3, ""),
+        ([BUSY], JobFacts("COMPLETING", restarts=1), 60, 1, ""),  # only the answer was late
+        ([BUSY], JobFacts("RUNNING", restarts=2), 60, 1, ""),
+        ([BUSY], JobFacts("RUNNING", requeues=False), 60, 1, BUSY),
+        ([BUSY], JobFacts("RUNNING"), 0, 1, BUSY),
+    ],
+)
+def test_a_controller_that_is_busy_is_asked_again_as_long_as_there_is_time(
+    answers: list[str],
+    facts: JobFacts,
+    left_s: float,
+    asked: int,
+    refused: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    scontrol: None,
+) -> None:
+    said = iter(answers)
+    monkeypatch.setattr(job_module, "REQUEUE_PAUSE_S", 0.01)
+    monkeypatch.setattr(job_module, "requeue", lambda job: next(said))
+    monkeypatch.setattr(job_module, "job_facts", lambda job: facts)
+    job = job_module.Job(Allocation(7, "momu", 1, ("n1",), (2,), tmp_path, "7"), Site(), 3, deque())
+    assert job._requeue(time.time() + left_s) == refused
+    assert len(answers) - len(list(said)) == asked
+
+
+def test_slurm_is_not_asked_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scontrol: None) -> None:
+    monkeypatch.setattr(job_module, "REQUEUE_PAUSE_S", 0.05)
+    monkeypatch.setattr(job_module, "REQUEUE_S", 0.5)
+    monkeypatch.setattr(job_module, "requeue", lambda job: BUSY)
+    monkeypatch.setattr(job_module, "job_facts", lambda job: JobFacts())
+    job = job_module.Job(Allocation(7, "momu", 1, ("n1",), (2,), tmp_path, "7"), Site(), 3, deque())
+    began = time.monotonic()
+    assert job._requeue(float("inf")) == BUSY and time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("nobody thought of this"), "RuntimeError: nobody thought of this"),
+        (OSError(errno.ESTALE, "Stale file handle"), "Stale file handle"),
+    ],
+    ids=repr,
+)
 def test_a_fault_of_the_launcher_is_told_as_the_end_of_the_job(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scontrol: None, capfd: pytest.CaptureFixture[str]
+    error: Exception,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    scontrol: None,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     def broken(*_: object) -> None:
-        raise RuntimeError("nobody thought of this")
+        raise error
 
     monkeypatch.setattr(job_module, "make_work", broken)
     job = job_module.Job(Allocation(7, "momu", 0, ("n1",), (2,), tmp_path, "7"), Site(), 3, deque())
     assert job.run("hold", []) == 1
-    said = capfd.readouterr()
-    assert "RuntimeError: nobody thought of this" in said.out.splitlines()[-2]
-    assert "first to fail: the launcher, on n1" in said.out and "in broken" in said.err
+    printed = capfd.readouterr()
+    assert said in printed.out.splitlines()[-2]
+    assert "first to fail: the launcher, on n1" in printed.out and "in broken" in printed.err
     ended = json.loads((tmp_path / "runs" / "slurm" / "7" / "status.json").read_text())["ended"]
     assert ended["code"] == 1 and not ended["requeued"]
 

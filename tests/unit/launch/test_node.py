@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,13 +14,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
 import pytest
 
 from momu_dist.launch import node
-from momu_dist.launch.node import MARK, Agent, Orders
+from momu_dist.launch.node import MARK, Agent, Orders, Refused
 from momu_dist.launch.ports import plan
 from momu_dist.train.scratch import take
 
@@ -55,6 +58,7 @@ class Played:
             "first_port": plan(os.getpid()).first,
             "temp": str(self.temp),
             "needed": (str(tmp_path),),
+            "sign": None,
             "staged": (),
             "kept_logs": str(tmp_path / "kept"),
             "kill_wait_s": 4.0,
@@ -144,6 +148,17 @@ def test_a_port_in_use_is_refused(played: Play) -> None:
 def test_a_missing_shared_folder_is_refused(played: Play) -> None:
     agent = played(STARTS, needed=("/nowhere/shared",))
     assert "/nowhere/shared is not there" in str(agent.heard("failed")["why"])
+
+
+def test_a_folder_of_the_same_name_that_is_another_one_is_refused(played: Play, tmp_path: Path) -> None:
+    agent = played(STARTS, sign=str(tmp_path / ".momu-1"))
+    assert f"{tmp_path} is another one than on n1" in str(agent.heard("failed")["why"])
+    assert not agent.args.exists()
+
+
+def test_a_network_file_system_may_show_a_new_file_late(played: Play, tmp_path: Path) -> None:
+    threading.Timer(2.0, (tmp_path / ".momu-1").touch).start()
+    played(STARTS, sign=str(tmp_path / ".momu-1")).heard("joined")
 
 
 def test_a_fault_of_the_agent_is_told_and_leaves_nothing(played: Play) -> None:
@@ -262,7 +277,22 @@ def orphan(tmp_path: Path) -> Agent:
     """An agent of n2 without a launcher."""
     return Agent(
         Orders(
-            7, "7", 1, "n2", "n1", "10.0.0.1", 4, 1, 1.5, plan(7).first, str(tmp_path / "x"), (), (), "", 30.0
+            7,
+            "7",
+            1,
+            "n2",
+            "n1",
+            "10.0.0.1",
+            4,
+            1,
+            1.5,
+            plan(7).first,
+            str(tmp_path / "x"),
+            (),
+            None,
+            (),
+            "",
+            30.0,
         )
     )
 
@@ -344,10 +374,55 @@ def test_a_launcher_that_answers_late_keeps_its_job(
 
 
 def test_shards_are_copied_without_latents(played: Play, tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    (data / "latents").mkdir(parents=True)
-    (data / "shard.parquet").write_text("rows")
-    target = tmp_path / "node" / "data"
+    data, target = shards_of(tmp_path), tmp_path / "node" / "data"
     agent = played(STARTS, staged=((str(data), str(target)),))
     agent.heard("joined")
-    assert [path.name for path in target.iterdir()] == ["shard.parquet"]
+    copied = [str(path.relative_to(target)) for path in target.rglob("*") if path.is_file()]
+    assert sorted(copied) == ["manifest.json", "train/00000.parquet", "train/00001.parquet"]
+    assert (target / "train" / "00001.parquet").read_text() == "rows"
+
+
+def shards_of(folder: Path) -> Path:
+    """A prepared set with latents and a lock in it."""
+    data = folder / "data"
+    for name in (
+        ".lock",
+        "manifest.json",
+        "train/00000.parquet",
+        "train/00001.parquet",
+        "latents/x/latents.json",
+    ):
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        (data / name).write_text("rows")
+    return data
+
+
+def stages(tmp_path: Path) -> Agent:
+    """An agent that copies shards to its own disk."""
+    data, temp = str(shards_of(tmp_path)), tmp_path / "node"
+    temp.mkdir()
+    return Agent(replace(orphan(tmp_path).orders, temp=str(temp), staged=((data, f"{temp}/shards"),)))
+
+
+def test_copying_ends_with_the_first_file_that_fails_and_names_it_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+
+    def full(source: Path, target: Path) -> None:
+        tried.append(str(source))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(Refused, match="No space left on device") as refused:
+        stages(tmp_path)._stage()
+    assert len(tried) == 1 and str(refused.value).count("No space left") == 1
+
+
+def test_room_is_looked_for_before_anything_is_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(100, 95, 5))
+    with pytest.raises(Refused, match=r"0\.00 GB are free there.*make room"):
+        stages(tmp_path)._stage()
+    assert not (tmp_path / "node" / "shards").exists()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
-from momu_dist.launch.policy import End, failures_after, requeued
+from momu_dist.errors import DataError
+from momu_dist.launch.policy import End, failures_after, for_the_user, requeued
 
 
 @pytest.mark.parametrize(
@@ -34,3 +37,22 @@ def test_an_end_is_requeued_or_not(end: End, again: bool, failures: int) -> None
     found, why = requeued(end, budget=3)
     assert found is again and why
     assert failures_after(end) == failures
+
+
+@pytest.mark.parametrize(
+    ("error", "mendable"),
+    [
+        (DataError("no data"), True),
+        (FileNotFoundError(errno.ENOENT, "no such file"), True),
+        (PermissionError(errno.EACCES, "permission denied"), True),
+        (OSError(errno.ENOSPC, "no space left"), True),
+        (OSError(errno.ESTALE, "stale file handle"), False),
+        (BlockingIOError(errno.EAGAIN, "resource temporarily unavailable"), False),
+        (OSError(errno.EIO, "input/output error"), False),
+        (TimeoutError("timed out"), False),
+        (KeyError("x"), False),
+    ],
+    ids=repr,
+)
+def test_what_a_person_must_mend_and_what_may_pass(error: Exception, mendable: bool) -> None:
+    assert for_the_user(error) is mendable

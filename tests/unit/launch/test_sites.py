@@ -86,6 +86,14 @@ def test_both_ways_to_submit_ask_the_same(
     }
 
 
+def test_a_site_that_is_none_makes_eval_fail(capsys: pytest.CaptureFixture[str]) -> None:
+    """What it printed is all that the shell sees of it; nothing would be a success."""
+    assert main(["cluster-env", "nowhere"]) == 2
+    said = capsys.readouterr()
+    assert "no site at" in said.err
+    assert subprocess.run(["/bin/bash", "-c", 'eval "$1"', "bash", said.out]).returncode == 1
+
+
 def test_the_site_that_ships_loads_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cluster-env", "example"]) == 0
     assert "export MOMU_CLUSTER=example\n" in capsys.readouterr().out

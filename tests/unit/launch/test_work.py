@@ -13,6 +13,7 @@ from momu_dist.launch.progress import Progress
 from momu_dist.launch.sites import Site
 from momu_dist.launch.status import Status
 from momu_dist.launch.work import Work, make_work
+from momu_dist.train.folder import RunFolder
 
 
 def test_a_preparation_comes_further_with_every_file_that_is_whole(tmp_path: Path) -> None:
@@ -38,6 +39,72 @@ def test_what_is_prepared_into_must_be_shared_too(tmp_path: Path, monkeypatch: p
     )
     assert work.needed == (str(tmp_path), str(tmp_path / "raw"), str(tmp_path / "deep" / "prepared"))
     assert (tmp_path / "deep" / "prepared").is_dir()  # the agents look for it
+    assert work.out == tmp_path / "deep" / "prepared"
+
+
+DEMO = str(Path(__file__).parents[3] / "configs" / "demo")
+
+
+def training(prepared: Manifest, out: Path, stage: str, site: Site, *more: str) -> Work:
+    """A training of the demo on a small set; its VAEs need not be there."""
+    given = ["--config", f"{DEMO}/{stage}.yaml", f"data.root={prepared.root}", f"out={out}", *more]
+    return make_work("train", given, site, "/tmp/x")
+
+
+@pytest.fixture
+def without_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work_module, "required_exports", lambda *_: {})
+
+
+@pytest.mark.parametrize("stage", ["music_vae", "dit_a2m"])
+def test_data_is_copied_to_the_nodes_or_it_is_said_why_not(
+    stage: str, prepared: Manifest, tmp_path: Path, without_models: None
+) -> None:
+    latents, site = tmp_path / "latents", Site(stage_data=True)
+    more = (f"data.latents={latents}",) if stage == "dit_a2m" else ()
+    source = latents if more else prepared.root
+    if more:
+        work = training(prepared, tmp_path, stage, site, *more)
+        assert work.staged == () and "/tmp/x/shards" not in " ".join(work.command)
+        assert work.notes == (
+            f"stage_data copies nothing: the latents are encoded first, for all nodes, at {latents}",
+        )
+        (latents / "latents.json").touch()
+    work = training(prepared, tmp_path, stage, site, *more)
+    assert work.staged == ((str(source), "/tmp/x/shards"),) and work.notes == ()
+    assert work.command[-1] == f'data.{"latents" if more else "root"}="/tmp/x/shards"'
+    local = ("train.strategy=local", "train.workers=1")
+    work = training(prepared, tmp_path, stage, site, *more, *local)
+    assert work.staged == () and "/tmp/x/shards" not in " ".join(work.command)  # no agent would make the copy
+    assert work.notes == ("stage_data copies nothing for strategy local",)
+
+
+def test_latents_that_lie_elsewhere_must_be_shared_too(
+    prepared: Manifest, tmp_path: Path, without_models: None
+) -> None:
+    out, latents = tmp_path / "runs", tmp_path / "deep" / "latents"
+    work = training(prepared, out, "dit_a2m", Site(), f"data.latents={latents}")
+    assert work.needed == (str(Path.cwd()), str(prepared.root), str(out), str(latents))
+    assert latents.is_dir() and work.out == out  # the agents look for them
+    work = training(prepared, out, "dit_a2m", Site())
+    assert work.needed == (str(Path.cwd()), str(prepared.root), str(out))
+
+
+def test_gpus_that_nothing_uses_are_said(
+    prepared: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert training(prepared, tmp_path, "music_vae", Site()).notes == ()
+    monkeypatch.setenv("SLURM_GPUS_ON_NODE", "2")
+    (note,) = training(prepared, tmp_path, "music_vae", Site()).notes
+    assert note == "2 GPUs of each node are not used: train.device is cpu"
+
+
+def test_a_run_that_is_finished_says_how_another_one_is_trained(
+    prepared: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RunFolder, "finished", lambda _: {"steps": 10**6})
+    done = training(prepared, tmp_path, "music_vae", Site()).done
+    assert done == f"music_vae is finished (1000000 steps): {tmp_path}/music_vae; name=... trains another run"
 
 
 def test_encoding_comes_further_with_every_shard_of_latents(

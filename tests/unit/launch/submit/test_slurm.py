@@ -134,6 +134,7 @@ def test_a_chain_says_what_follows_what(
 SHOWN = """import json, os, signal, sys
 print(json.dumps({
     "arguments": sys.argv[1:], "process": os.getpid(), "site": os.environ.get("MOMU_CLUSTER"), "folder": os.getcwd(),
+    "path": os.environ.get("PYTHONPATH"), "home": os.environ.get("PYTHONHOME"),
     "default": all(signal.getsignal(n) == signal.SIG_DFL for n in (signal.SIGUSR2, signal.SIGTERM, signal.SIGCONT)),
 }))
 """
@@ -141,7 +142,7 @@ print(json.dumps({
 
 def run_script(script: Path, folder: Path, **variables: str) -> tuple[int, dict[str, Any]]:
     """Run a submitted script as SLURM would, from a copy; return the number of its process and what SHOWN says."""
-    env = {**os.environ, **variables, "PYTHONPATH": str(REPOSITORY)}
+    env = {**os.environ, **variables, "PYTHONPATH": str(folder / "shadows"), "PYTHONHOME": "/nowhere"}
     with subprocess.Popen(
         ["/bin/bash", str(script)], cwd=folder, env=env, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -164,6 +165,8 @@ def test_the_batch_script_becomes_the_program_with_its_words_untouched(checkout:
             "process": pid,
             "site": NASTY,
             "folder": str(checkout),
+            "path": None,
+            "home": None,
             "default": True,
         }
     assert not list(checkout.rglob("no"))
@@ -220,6 +223,7 @@ def test_a_folder_whose_name_slurm_would_change(checkout: Path, monkeypatch: pyt
         (["dit_a2m", "--cluster", "nowhere"], "no site at"),
         (["chain", "--sweep", "seed=1,2"], "--sweep goes with one stage"),
         (["hold", "seed=1"], "hold reads no config"),
+        (["dit_a2m", "--failure-budget", "-1"], "--failure-budget is -1"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_submits_nothing(
@@ -229,6 +233,43 @@ def test_a_mistake_is_one_sentence_and_submits_nothing(
     assert main(["submit", *config, *arguments]) == 2
     assert said in capsys.readouterr().err
     assert not list(slurm.glob("*.script"))
+
+
+@pytest.mark.parametrize("what", ["dit_a2m", "hold"])
+def test_a_failure_budget_goes_to_the_launcher(
+    what: str, checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = [] if what == "hold" else ["--config", "my configs", "seed=1"]
+    assert main(["submit", "--dry-run", what, *config, "--failure-budget", "5"]) == 0
+    assert f"momu_dist.launch {'train' if what == 'dit_a2m' else what} " in (said := capsys.readouterr().out)
+    assert said.splitlines()[-2].endswith(" --failure-budget=5")
+
+
+def test_an_evaluation_has_no_failure_budget(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["evaluate", "checkpoint=x", "data=d", "--failure-budget", "5"]
+    assert main(["submit", "--dry-run", *given]) == 2
+    assert "evaluate does not" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--sbatch", "gpus-per-node=2"], True),
+        (["--sbatch", "gres=gpu:a100:2"], True),
+        (["--cluster", "site.yaml"], True),
+        (["--cluster", "site.yaml", "--sbatch", "gpus-per-node=0"], False),
+        (["--cluster", "site.yaml", "train.device=auto"], False),
+        (["--sbatch", "gres=nvme:1"], False),
+        ([], False),
+    ],
+    ids=str,
+)
+def test_gpus_that_a_run_on_cpus_leaves_idle_are_said(
+    options: list[str], said: bool, checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["submit", "--dry-run", "dit_a2m", "--config", "my configs", *options]) == 0
+    note = "note: the GPUs of dit_a2m will not be used: train.device is cpu."
+    assert (note in capsys.readouterr().out) is said
 
 
 def test_an_evaluation_is_read_by_its_own_parser_first(
