@@ -160,10 +160,15 @@ def _check_evaluation(jobs: Sequence[Submission]) -> None:
 
 
 def _share_a_file(jobs: Sequence[Submission], site: Site) -> bool:
-    beside = any(job.local_tracking and len(job.elements) > 1 for job in jobs) or (
-        len({job.after for job in jobs if job.local_tracking}) < sum(job.local_tracking for job in jobs)
-    )
-    return beside and site.tracking_uri is None
+    """Whether jobs that may run at one time write to a database in a file, which suits one run at a time."""
+    from pathlib import Path
+
+    from momu_dist.tracking import auto_uri
+
+    auto = auto_uri(Path("runs"), {**os.environ, **site.variables()})
+    uris = {job.name: auto if job.tracking_uri == "auto" else job.tracking_uri for job in jobs}
+    writing = [job for job in jobs if uris[job.name].startswith("sqlite:")]
+    return any(len(job.elements) > 1 for job in writing) or len({job.after for job in writing}) < len(writing)
 
 
 def _print_commands(job: Submission) -> None:

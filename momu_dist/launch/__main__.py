@@ -47,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def work() -> None:
         nonlocal code
         site = load_site(options.cluster) if options.cluster else Site()
+        os.environ.update(site.variables())
         code = Job(read_allocation(), site, options.failure_budget, signals).run(options.work, rest)
 
     return exit_code(work, "stopped") or code

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from momu_dist.config.load import checked, read_yaml
 from momu_dist.core.ranges import Checked
-from momu_dist.errors import ConfigError
+from momu_dist.errors import ConfigError, without_login
 from momu_dist.launch.sbatch import VARIABLES, Options, checked_options
+from momu_dist.tracking import SCHEMES, URI_VARIABLE
 from momu_dist.train.scratch import SOCKET_CHARACTERS, excess
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "cluster"
@@ -33,7 +34,7 @@ class Site(Checked):
     stage_data: bool = False
     """Copy the shards that a training reads to `scratch` of each node first."""
     tracking_uri: str | None = None
-    """An MLflow server for all runs of this site; None: what the run's config says."""
+    """An MLflow server for all runs of this site whose tracking.uri is auto, and for the names of their models."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -49,6 +50,10 @@ class Site(Checked):
                 raise ConfigError(f"env.{name} is not the name of a variable.")
             if not value.isprintable():
                 raise ConfigError(f"env.{name} is {value!r}, expected a text without control characters.")
+        if self.tracking_uri is not None and not self.tracking_uri.startswith(SCHEMES):
+            raise ConfigError(
+                f"tracking_uri is {without_login(self.tracking_uri)!r}, expected http(s)://<server> or a database URI."
+            )
         too_many = excess(self.scratch)
         if not Path(self.scratch).is_absolute() or too_many > 0:
             most = len(os.fsencode(self.scratch)) - too_many
@@ -60,6 +65,10 @@ class Site(Checked):
     def options(self) -> Options:
         """Return what this site wants of sbatch."""
         return checked_options(self.sbatch)
+
+    def variables(self) -> dict[str, str]:
+        """Return what is set on every node. The tracking URI may hold a password, and is handed on in no other way."""
+        return self.env | ({} if self.tracking_uri is None else {URI_VARIABLE: self.tracking_uri})
 
     def exports(self, name: str) -> str:
         """Return shell lines that make a plain `sbatch jobs/...` a job of this site, for `eval`."""

@@ -120,12 +120,9 @@ def _training(arguments: Sequence[str], site: Site, temp: str) -> Work:
     parser.add_argument("--only-latents", action="store_true")
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_intermixed_args(arguments)
-    overrides = list(options.overrides)
-    given = frozenset(override.partition("=")[0] for override in overrides)
-    if site.tracking_uri is not None and "tracking.uri" not in given:
-        overrides.append(_override("tracking.uri", site.tracking_uri))
-    config = load_config(options.config, overrides)
-    command = [sys.executable, "-u", "-m", "momu_dist.train", "--config", options.config, *overrides]
+    given = frozenset(override.partition("=")[0] for override in options.overrides)
+    config = load_config(options.config, options.overrides)
+    command = [sys.executable, "-u", "-m", "momu_dist.train", "--config", options.config, *options.overrides]
     if options.only_latents:
         command.append("--only-latents")
     run = RunFolder(config)

@@ -46,7 +46,7 @@ def all_checks(options: argparse.Namespace) -> list[Check]:
 
     site = load_site(options.cluster) if options.cluster else Site()
     config = load_config(options.config, options.overrides) if options.config else None
-    env = {**os.environ, **site.env}
+    env = {**os.environ, **site.variables()}
     scratch, out = Path(site.scratch), Path(config.out if config is not None else ".")
 
     def busy() -> list[int]:
@@ -77,7 +77,7 @@ def all_checks(options: argparse.Namespace) -> list[Check]:
     ]
     for folder in options.shared:
         checks.append(("shared folders", partial(folders.check_shared, Path(folder), node_name())))
-    uri = run.tracking_uri(site.tracking_uri, config)
+    uri = run.tracking_uri(env, config)
     if uri is not None:
         checks.append(("tracking", partial(run.check_tracking, uri)))
     if config is not None:

@@ -44,8 +44,8 @@ class Submission:
     """Names of jobs of the same plan that must have succeeded."""
     saves: bool = True
     """It saves and goes on at a signal; what does not is sent none."""
-    local_tracking: bool = False
-    """It writes to a database in a file, which suits one run at a time."""
+    tracking_uri: str = "none"
+    """Where it is tracked, as its config says it."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def plan_stage(
         ]
         _load(stage, path, own)
         runs.append(Element(name, _train(path, own)))
-    return [Submission(base.name, tuple(runs), local_tracking=_is_local(base))]
+    return [Submission(base.name, tuple(runs), tracking_uri=base.tracking.uri)]
 
 
 def plan_chain(given: str | None, overrides: Sequence[str]) -> list[Submission]:
@@ -155,7 +155,7 @@ def plan_chain(given: str | None, overrides: Sequence[str]) -> list[Submission]:
     def job(stage: str, after: tuple[str, ...]) -> Submission:
         config = configs[stage]
         return Submission(
-            config.name, (Element(config.name, trains[stage]),), after, local_tracking=_is_local(config)
+            config.name, (Element(config.name, trains[stage]),), after, tracking_uri=config.tracking.uri
         )
 
     music, motion = configs["music_vae"].name, configs["motion_vae"].name
@@ -231,7 +231,3 @@ def _load(stage: str, path: str, overrides: Sequence[str]) -> RunConfig:
             f"{path} is a run of stage {config.stage}, expected {stage}; give the YAML of that stage."
         )
     return config
-
-
-def _is_local(config: RunConfig) -> bool:
-    return config.tracking.uri == "auto" or config.tracking.uri.startswith("sqlite:")

@@ -109,6 +109,7 @@ def test_the_site_that_ships_loads_by_its_name(capsys: pytest.CaptureFixture[str
         ('env: {"A B": x}', "is not the name of a variable"),
         ('env: {"ÄB": x}', "is not the name of a variable"),
         ("scratch: tmp", "expected an absolute path"),
+        ("tracking_uri: runs/mlflow", "tracking_uri is 'runs/mlflow', expected http"),
         ("sbtch: {}", "unknown key sbtch"),
     ],
 )

@@ -33,7 +33,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     site = {"partition": NASTY, "account": "it's", "gpus-per-node": 2, "exclusive": True, "time": "1-0"}
     (folder / "site.yaml").write_text(json.dumps({"sbatch": site}))
     monkeypatch.chdir(folder)
-    for name in [name for name in os.environ if name.startswith(("SBATCH_", "MOMU_CLUSTER"))]:
+    for name in [name for name in os.environ if name.startswith(("SBATCH_", "MOMU_CLUSTER", "MLFLOW_"))]:
         monkeypatch.delenv(name)
     return folder
 
@@ -113,6 +113,24 @@ def test_what_is_submitted_is_what_a_dry_run_shows(
         assert f"{number}  " in said
     assert os.environ["SBATCH_PARTITION"] == "of another site"
     assert len(numbers) == expected.count("#!/bin/bash")
+
+
+@pytest.mark.parametrize(
+    ("uri", "given", "noted"),
+    [
+        (None, [], True),
+        ("http://login01:5000", [], False),
+        ("http://login01:5000", ["tracking.uri=sqlite:///x.db"], True),
+        (None, ["tracking.uri=none"], False),
+    ],
+)
+def test_runs_beside_each_other_that_would_write_to_one_file_are_noted(
+    uri: str | None, given: list[str], noted: bool, checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (checkout / "tracked.yaml").write_text(json.dumps({"tracking_uri": uri}))
+    sweep = ["dit_a2m", "--config", "my configs", "--sweep", "seed=0,1"]
+    assert main(["submit", "--dry-run", "--cluster", "tracked.yaml", *sweep, *given]) == 0
+    assert ("write to one sqlite file" in capsys.readouterr().out) == noted
 
 
 def test_a_chain_says_what_follows_what(
