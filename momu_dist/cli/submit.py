@@ -86,6 +86,8 @@ def _run(options: argparse.Namespace) -> None:
     site, name = (load_site(cluster), site_name(cluster)) if cluster else (Site(), None)
     if options.nodes < 1:
         raise ConfigError(f"--nodes is {options.nodes}, expected at least 1.")
+    if options.what == "evaluate" and options.nodes > 1:
+        raise ConfigError(f"--nodes is {options.nodes}, but an evaluation is one process; leave it out.")
     for job_id in options.after:
         if not re.fullmatch(r"\d+(_\d+)?", job_id, re.ASCII):
             raise ConfigError(f"--after is {job_id!r}, expected the number of a job, such as 1234.")

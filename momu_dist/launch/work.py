@@ -1,4 +1,4 @@
-"""What a job does on its Ray: a training, a preparation, the service, or nothing but to hold it for others."""
+"""What a job does: a training, a preparation, the service, an evaluation, or nothing but to hold a Ray for others."""
 
 from __future__ import annotations
 
@@ -49,6 +49,8 @@ class Work:
     """What to say where there is nothing left to do."""
     set_by_user: frozenset[str] = field(default_factory=frozenset)
     service: ServiceSettings | None = None
+    one_process: bool = False
+    """It wants no Ray; nor does a training of strategy `local`."""
 
     @property
     def folder(self) -> RunFolder | None:
@@ -63,7 +65,7 @@ class Work:
 
     @property
     def uses_ray(self) -> bool:
-        return self.config is None or self.config.train.strategy != "local"
+        return not self.one_process and (self.config is None or self.config.train.strategy != "local")
 
     @property
     def workers(self) -> int:
@@ -105,7 +107,9 @@ class Work:
 
 def make_work(name: str, arguments: Sequence[str], site: Site, temp: str) -> Work:
     """Return the work that a job script asks for; a mistake in it is a MomuError before any node is used."""
-    makers = {"train": _training, "prepare": _preparation, "serve": _serving, "hold": _holding}
+    makers = {
+        "train": _training, "prepare": _preparation, "evaluate": _evaluation, "serve": _serving, "hold": _holding
+    }  # fmt: skip
     if name not in makers:
         raise ConfigError(f"unknown work {name!r}; valid: {', '.join(makers)}.")
     try:
@@ -190,6 +194,11 @@ def _preparation(arguments: Sequence[str], site: Site, temp: str) -> Work:
         result.mkdir(parents=True, exist_ok=True)
         needed.append(str(result))
     return Work(tuple(command), needed=tuple(needed), result=result)
+
+
+def _evaluation(arguments: Sequence[str], site: Site, temp: str) -> Work:
+    command = (sys.executable, "-u", "-m", "momu_dist.cli", "evaluate", *arguments)
+    return Work(command, one_process=True)
 
 
 def _serving(arguments: Sequence[str], site: Site, temp: str) -> Work:

@@ -193,7 +193,9 @@ def plan_evaluation(options: Sequence[str], sweeps: Sequence[Sweep]) -> list[Sub
     runs = []
     for name, values in zip(names("evaluate", elements), elements, strict=True):
         own = [*fixed, *_options([f"{key}={_unquoted(value)}" for key, value in values])]
-        runs.append(Element(name, ("momu_dist.cli", "evaluate", *own)))
+        runs.append(
+            Element(name, ("momu_dist.launch", "evaluate", *own, *([f"--name={name}"] if values else [])))
+        )
     return [Submission("evaluate", tuple(runs), saves=False)]
 
 

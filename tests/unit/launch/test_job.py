@@ -147,6 +147,16 @@ def test_the_nodes_have_what_the_site_sets(play: Callable[..., Played]) -> None:
     assert {"MOMU_PLAYED=here", "MLFLOW_TRACKING_URI=http://login01:5000"} <= set(found)
 
 
+def test_an_evaluation_says_how_it_ended(play: Callable[..., Played]) -> None:
+    """Without Ray; here it finds no data."""
+    job = play("evaluate", "--checkpoint=nowhere", "--data=no data", "-n4")
+    last = job.ends(2)
+    assert any("no data" in line for line in last), last
+    ended = job.status()["ended"]
+    assert ended["code"] == 2 and "no data" in ended["why"] and not ended["requeued"]
+    assert "ray" not in job.status()["phases_s"] and not (job.folder / "bin" / "env").exists()
+
+
 def test_a_signal_that_comes_while_the_launcher_is_still_loaded_is_answered(
     play: Callable[..., Played],
 ) -> None:

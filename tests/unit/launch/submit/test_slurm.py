@@ -238,12 +238,13 @@ def test_a_folder_whose_name_slurm_would_change(checkout: Path, monkeypatch: pyt
         (["dit_a2m", "--cluster", "nowhere"], "no site at"),
         (["chain", "--sweep", "seed=1,2"], "--sweep goes with one stage"),
         (["hold", "seed=1"], "hold reads no config"),
+        (["evaluate", "checkpoint=x", "data=d", "--nodes", "2"], "an evaluation is one process"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_submits_nothing(
     arguments: list[str], said: str, checkout: Path, slurm: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = [] if arguments[0] in ("hold", "nothing") else ["--config", "my configs"]
+    config = [] if arguments[0] in ("hold", "nothing", "evaluate") else ["--config", "my configs"]
     assert main(["submit", *config, *arguments]) == 2
     assert said in capsys.readouterr().err
     assert not list(slurm.glob("*.script"))
