@@ -23,6 +23,9 @@ JOB: Options = {
 }
 """Of every job, whichever way it is submitted; the headers of jobs/*.sh carry the same (tested)."""
 
+SITE = "MOMU_CLUSTER"
+"""The variable by which a job knows its site."""
+
 VARIABLES = {
     "account": "SBATCH_ACCOUNT",
     "clusters": "SBATCH_CLUSTERS",

@@ -11,14 +11,11 @@ from pathlib import Path
 from momu_dist.config.load import checked, read_yaml
 from momu_dist.core.ranges import Checked
 from momu_dist.errors import ConfigError, without_login
-from momu_dist.launch.sbatch import VARIABLES, Options, checked_options
+from momu_dist.launch.sbatch import SITE, VARIABLES, Options, checked_options
 from momu_dist.tracking import SCHEMES, URI_VARIABLE
 from momu_dist.train.scratch import SOCKET_CHARACTERS, excess
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "cluster"
-
-SITE = "MOMU_CLUSTER"
-"""The variable by which a job knows its site."""
 
 
 @dataclass(frozen=True)
