@@ -25,7 +25,7 @@ what to submit:
   hold       only a Ray cluster, for momu ray-job
 examples:
   momu submit --cluster mine chain --config configs/dance_with_melody --nodes 2
-  momu submit --cluster mine dit_a2m --sweep optim.lr=1e-4,2e-4 --sweep seed=0,1 train.epochs=50
+  momu submit --cluster mine dit_a2m --config configs/dance_with_melody --sweep optim.lr=1e-4,2e-4 --sweep seed=0,1
   momu submit --cluster mine evaluate checkpoint=runs/dit_a2m data=data/prepared --sweep guidance=1,2,4
 """
 
@@ -78,6 +78,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> None:
+    from momu_dist.data.manifest import Manifest
     from momu_dist.launch.sbatch import options_of_command_line
     from momu_dist.launch.sites import SITE, Site, load_site, site_name
     from momu_dist.launch.submit.slurm import ignored_variables, job_options, render, submit
@@ -102,6 +103,11 @@ def _run(options: argparse.Namespace) -> None:
         print(
             f"note: {variable} of this shell is not used; momu submit asks for what the site and --sbatch say."
         )
+    for root in dict.fromkeys(job.config.data.root for job in jobs if job.config is not None):
+        try:
+            Manifest.load(root)
+        except MomuError as error:
+            print(f"note: {str(error).rstrip('.')}; until it is there, jobs that read it end as they begin.")
     if _share_a_file(jobs, site):
         print(
             "note: runs that train beside each other write to one sqlite file, which shared disks may lock: set tracking_uri "
@@ -168,8 +174,12 @@ def _share_a_file(jobs: Sequence[Submission], site: Site) -> bool:
     from momu_dist.tracking import auto_uri
 
     auto = auto_uri(Path("runs"), {**os.environ, **site.variables()})
-    uris = {job.name: auto if job.tracking_uri == "auto" else job.tracking_uri for job in jobs}
-    writing = [job for job in jobs if uris[job.name].startswith("sqlite:")]
+
+    def writes(job: Submission) -> bool:
+        uri = "none" if job.config is None else job.config.tracking.uri
+        return (auto if uri == "auto" else uri).startswith("sqlite:")
+
+    writing = [job for job in jobs if writes(job)]
     return any(len(job.elements) > 1 for job in writing) or len({job.after for job in writing}) < len(writing)
 
 

@@ -44,8 +44,8 @@ class Submission:
     """Names of jobs of the same plan that must have succeeded."""
     saves: bool = True
     """It saves and goes on at a signal; what does not is sent none."""
-    tracking_uri: str = "none"
-    """Where it is tracked, as its config says it."""
+    config: RunConfig | None = None
+    """That of its training; of a sweep without the values that are swept."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def plan_stage(
         ]
         _load(stage, path, own)
         runs.append(Element(name, _train(path, own)))
-    return [Submission(base.name, tuple(runs), tracking_uri=base.tracking.uri)]
+    return [Submission(base.name, tuple(runs), config=base)]
 
 
 def plan_chain(given: str | None, overrides: Sequence[str]) -> list[Submission]:
@@ -154,9 +154,7 @@ def plan_chain(given: str | None, overrides: Sequence[str]) -> list[Submission]:
 
     def job(stage: str, after: tuple[str, ...]) -> Submission:
         config = configs[stage]
-        return Submission(
-            config.name, (Element(config.name, trains[stage]),), after, tracking_uri=config.tracking.uri
-        )
+        return Submission(config.name, (Element(config.name, trains[stage]),), after, config=config)
 
     music, motion = configs["music_vae"].name, configs["motion_vae"].name
     latents = (*trains["dit_m2a"], "--only-latents")

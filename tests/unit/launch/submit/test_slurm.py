@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from momu_dist.cli import main
+from momu_dist.data.manifest import Manifest
 from momu_dist.errors import ConfigError, MomuError
 from momu_dist.launch.submit.plan import Element, Submission, plan_hold
 from momu_dist.launch.submit.slurm import job_options, render, submit
@@ -131,6 +132,13 @@ def test_runs_beside_each_other_that_would_write_to_one_file_are_noted(
     sweep = ["dit_a2m", "--config", "my configs", "--sweep", "seed=0,1"]
     assert main(["submit", "--dry-run", "--cluster", "tracked.yaml", *sweep, *given]) == 0
     assert ("write to one sqlite file" in capsys.readouterr().out) == noted
+
+
+def test_data_that_is_there_needs_no_note(
+    checkout: Path, prepared: Manifest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["submit", "--dry-run", *COMMANDS["stage"], f"data.root={prepared.root}"]) == 0
+    assert "note:" not in capsys.readouterr().out
 
 
 def test_a_chain_says_what_follows_what(
