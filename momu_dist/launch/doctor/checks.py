@@ -24,6 +24,7 @@ from momu_dist.launch.doctor import machine_checks as here
 from momu_dist.launch.doctor.finding import Finding
 from momu_dist.launch.machine import gpus_given, memory_mb, shared_memory_mb
 from momu_dist.launch.sbatch import SITE
+from momu_dist.launch.scontrol import preemption
 
 Check = tuple[str, Callable[[], Finding]]
 
@@ -83,6 +84,9 @@ def all_checks(options: argparse.Namespace) -> list[Check]:
     ]
     for folder in options.shared:
         checks.append(("shared folders", partial(folders.check_shared, Path(folder), node_name())))
+    partition = str(site.options().get("partition", ""))
+    if partition:
+        checks.append(("preemption", lambda: here.check_preemption(*preemption(partition))))
     uri = run.tracking_uri(env, config)
     if uri is not None:
         checks.append(("tracking", partial(run.check_tracking, uri)))

@@ -175,6 +175,20 @@ def test_ports(tmp_path: Path) -> None:
     assert here.ephemeral_start(tmp_path / "none") is None
 
 
+@pytest.mark.parametrize(
+    ("mode", "grace_s", "level"),
+    [
+        ("CANCEL", "0", "warning"),
+        ("CANCEL", "120", "fine"),
+        ("REQUEUE", "0", "fine"),
+        ("OFF", "0", "fine"),
+        ("", "", "fine"),
+    ],
+)
+def test_preemption(mode: str, grace_s: str, level: str) -> None:
+    assert here.check_preemption(mode, grace_s).level == level
+
+
 def test_a_port_that_is_taken_is_found() -> None:
     with socket.socket() as one:
         one.bind(("", 0))
