@@ -11,7 +11,7 @@ from pathlib import Path
 from momu_dist.config.load import checked, read_yaml
 from momu_dist.core.ranges import Checked
 from momu_dist.errors import ConfigError, without_login
-from momu_dist.launch.sbatch import SITE, VARIABLES, Options, checked_options
+from momu_dist.launch.sbatch import OWN, SITE, VARIABLES, Options, checked_options
 from momu_dist.tracking import SCHEMES, URI_VARIABLE
 from momu_dist.train.scratch import SOCKET_CHARACTERS, excess
 
@@ -37,9 +37,9 @@ class Site(Checked):
         super().__post_init__()
         for option in self.sbatch:
             if option not in VARIABLES:
+                why = OWN.get(option, "give it to sbatch or `momu submit` on the command line")
                 raise ConfigError(
-                    f"sbatch.{option} cannot be set for a site; valid: {', '.join(VARIABLES)}. Give it to sbatch or "
-                    "`momu submit` on the command line."
+                    f"sbatch.{option} cannot be set for a site: {why}; valid: {', '.join(VARIABLES)}."
                 )
         checked_options(self.sbatch)
         for name, value in self.env.items():
