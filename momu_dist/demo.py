@@ -28,6 +28,7 @@ from momu_dist.inference.outputs import write_sample
 from momu_dist.inference.page import Page
 from momu_dist.inference.page import Sample as Card
 from momu_dist.inference.request import Request, Sample, variations
+from momu_dist.tracking import auto_uri
 from momu_dist.train.ray_session import cpus_per_core, ray_session
 from momu_dist.train.run import train
 
@@ -131,7 +132,7 @@ class Clock:
 
 
 def _train(stage: str, out: Path, size: DemoSize) -> None:
-    paths = [f"out={out}", f"data.root={out / 'data'}"]
+    paths = [f"out={out}", f"data.root={out / 'data'}", f"tracking.uri={auto_uri(out, {})}"]
     if stage != "music_vae":
         paths.append(f"inputs.music_vae={out / 'music_vae'}")
     if stage.startswith("dit"):

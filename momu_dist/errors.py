@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 
@@ -56,6 +57,11 @@ def json_fault(error: Exception) -> str:
     if isinstance(error, OSError):
         return error.strerror or "it cannot be read"
     return str(error) if isinstance(error, json.JSONDecodeError) else "it holds a number of too many digits"
+
+
+def without_login(text: str) -> str:
+    """Return `text`, such as a URI or what a library says of one, with stars in place of a name and password."""
+    return re.sub(r"(?<=//)[^/@\s]*(:[^@\s]*)?(?=@)|(?<=password=)[^&\s]+", "***", text)
 
 
 STOPPED = 75

@@ -45,7 +45,8 @@ def _doctor(options: argparse.Namespace) -> None:
 
         config = load_config(options.config, options.overrides)
     place = doctor.where(site, options.nodes, os.environ)
-    passed = [f"--{name}={value}" for name in ("cluster", "config") if (value := getattr(options, name))]
+    named = {name: getattr(options, name) for name in ("cluster", "config")}
+    passed = [f"--{name}={value}" for name, value in named.items() if value is not None]
     folders = [Path.cwd(), *([Path(config.out)] if config else [])]
     found = doctor.examine(place, [*passed, *options.overrides], folders, options.silent)
     terminal = sys.stdout.isatty()

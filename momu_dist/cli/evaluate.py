@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 
 from momu_dist.cli.command import Commands, add, add_checkpoints, checkpoint_paths
 
@@ -33,6 +34,7 @@ def add_evaluate(commands: Commands) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, help="of the first clip's noise; each next clip one more (0)"
     )
+    parser.add_argument("--name", default="evaluate", help="what to call these scores (evaluate)")
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -51,4 +53,7 @@ def _run(options: argparse.Namespace) -> None:
         options.steps, options.guidance, options.guidance, seed=options.seed, sampler=options.sampler
     )
     scores, _ = evaluate_beats(generator, clips, settings)
-    print(json.dumps({"beat_f1": scores}, indent=2))
+    given = {name: value for name, value in vars(options).items() if name not in ("run", "tracking_uri")}
+    print(json.dumps({"settings": given, "beat_f1": scores}, indent=2), flush=True)
+    found = ", ".join(f"{direction} {values['generated']:.3f}" for direction, values in scores.items())
+    print(f"{options.name}: beat F1 of {found}", file=sys.stderr)

@@ -26,7 +26,7 @@ what to submit:
   hold       only a Ray cluster, for momu ray-job
 examples:
   momu submit --cluster mine chain --config configs/dance_with_melody --nodes 2
-  momu submit --cluster mine dit_a2m --sweep optim.lr=1e-4,2e-4 --sweep seed=0,1 train.epochs=50
+  momu submit --cluster mine dit_a2m --config configs/dance_with_melody --sweep optim.lr=1e-4,2e-4 --sweep seed=0,1
   momu submit --cluster mine evaluate checkpoint=runs/dit_a2m data=data/prepared --sweep guidance=1,2,4
 """
 
@@ -83,6 +83,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> None:
+    from momu_dist.data.manifest import Manifest
     from momu_dist.launch.sbatch import options_of_command_line
     from momu_dist.launch.sites import SITE, Site, load_site, site_name
     from momu_dist.launch.submit.slurm import ignored_variables, job_options, render, submit
@@ -91,6 +92,8 @@ def _run(options: argparse.Namespace) -> None:
     site, name = (load_site(cluster), site_name(cluster)) if cluster else (Site(), None)
     if options.nodes < 1:
         raise ConfigError(f"--nodes is {options.nodes}, expected at least 1.")
+    if options.what == "evaluate" and options.nodes > 1:
+        raise ConfigError(f"--nodes is {options.nodes}, but an evaluation is one process; leave it out.")
     for job_id in options.after:
         if not re.fullmatch(r"\d+(_\d+)?", job_id, re.ASCII):
             raise ConfigError(f"--after is {job_id!r}, expected the number of a job, such as 1234.")
@@ -105,6 +108,11 @@ def _run(options: argparse.Namespace) -> None:
         print(
             f"note: {variable} of this shell is not used; momu submit asks for what the site and --sbatch say."
         )
+    for root in dict.fromkeys(job.config.data.root for job in jobs if job.config is not None):
+        try:
+            Manifest.load(root)
+        except MomuError as error:
+            print(f"note: {str(error).rstrip('.')}; until it is there, jobs that read it end as they begin.")
     if _share_a_file(jobs, site):
         print(
             "note: runs that train beside each other write to one sqlite file, which shared disks may lock: set tracking_uri "
@@ -114,7 +122,7 @@ def _run(options: argparse.Namespace) -> None:
     for job in jobs:
         after = [numbers[first] for first in job.after] or options.after
         asked = job_options(job, wanted, after)
-        if job.on_cpu and _asks_for_gpus(asked):
+        if job.config is not None and job.config.train.device == "cpu" and _asks_for_gpus(asked):
             print(f"note: the GPUs of {job.name} will not be used: train.device is cpu.")
         if options.dry_run:
             numbers[job.name] = f"<{job.name}>"
@@ -186,10 +194,19 @@ def _asks_for_gpus(options: Options) -> bool:
 
 
 def _share_a_file(jobs: Sequence[Submission], site: Site) -> bool:
-    beside = any(job.local_tracking and len(job.elements) > 1 for job in jobs) or (
-        len({job.after for job in jobs if job.local_tracking}) < sum(job.local_tracking for job in jobs)
-    )
-    return beside and site.tracking_uri is None
+    """Whether jobs that may run at one time write to a database in a file, which suits one run at a time."""
+    from pathlib import Path
+
+    from momu_dist.tracking import auto_uri
+
+    auto = auto_uri(Path("runs"), {**os.environ, **site.variables()})
+
+    def writes(job: Submission) -> bool:
+        uri = "none" if job.config is None else job.config.tracking.uri
+        return (auto if uri == "auto" else uri).startswith("sqlite:")
+
+    writing = [job for job in jobs if writes(job)]
+    return any(len(job.elements) > 1 for job in writing) or len({job.after for job in writing}) < len(writing)
 
 
 def _print_commands(job: Submission) -> None:

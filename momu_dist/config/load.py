@@ -23,7 +23,7 @@ from momu_dist.core.models.bigvgan import BigVGANConfig
 from momu_dist.core.models.dit import DiTConfig
 from momu_dist.core.ranges import RangeError
 from momu_dist.core.tasks.music_vae import MusicVaeLoss
-from momu_dist.errors import ConfigError
+from momu_dist.errors import ConfigError, without_login
 
 MIN_SEGMENT_S = 0.128  # what the widest spectrogram of the vocoder's discriminators needs
 MIN_GAN_CROP_S = 0.4  # 24 mel frames are what one logit of the patch discriminator sees
@@ -65,9 +65,13 @@ def config_from_dict(tree: Mapping[str, Any], where: str) -> RunConfig:
 
 
 def resolved_dict(config: RunConfig) -> dict[str, Any]:
-    """Return the whole run as plain lists, numbers and strings: what goes to run folder, tracker and checkpoint."""
-    plain = TypeAdapter(Any).dump_python(dataclasses.asdict(config), mode="json")
-    return typing.cast(dict[str, Any], plain)
+    """Return the whole run as plain lists, numbers and strings: what goes to run folder, tracker and checkpoint.
+
+    All of these are read by others, so a login in tracking.uri is left out.
+    """
+    plain = typing.cast(dict[str, Any], TypeAdapter(Any).dump_python(dataclasses.asdict(config), mode="json"))
+    plain["tracking"]["uri"] = without_login(config.tracking.uri)
+    return plain
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -114,7 +114,10 @@ class TrainConfig(Checked):
 
 @dataclass(frozen=True)
 class TrackingConfig(Checked):
-    """Where metrics go: `auto` is an sqlite file beside the runs, `none` only the run folder, or an MLflow URI."""
+    """Where metrics go: `none` is only the run folder, else an MLflow URI.
+
+    `auto` is that of MLFLOW_TRACKING_URI, else an sqlite file beside the runs.
+    """
 
     uri: str = "auto"
     experiment: str = "momu"

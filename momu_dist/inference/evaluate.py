@@ -25,12 +25,11 @@ Times = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """How samples are made: sampler and steps, classifier-free guidance of each direction, and gamma of joint generation."""
+    """How samples are made: sampler and steps, and classifier-free guidance of each direction."""
 
     steps: int = 50
     guidance_a2m: float = 3.0
     guidance_m2a: float = 3.0
-    gamma: float = 0.5
     seed: int = 0
     sampler: str = "ddim"
 

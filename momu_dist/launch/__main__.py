@@ -1,4 +1,4 @@
-"""`python -m momu_dist.launch train|prepare|hold ...`: what every job script under jobs/ runs inside its allocation."""
+"""`python -m momu_dist.launch WORK ...`: what every job script under jobs/ runs inside its allocation."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m momu_dist.launch", description=__doc__, allow_abbrev=False
     )
     parser.add_argument(
-        "work", choices=("train", "prepare", "serve", "hold"), help="what is done on the job's Ray"
+        "work", choices=("train", "prepare", "evaluate", "serve", "hold"), help="what is done in the job"
     )
     parser.add_argument(
         "--cluster", default=os.environ.get(SITE), help=f"a site of configs/cluster (default: ${SITE})"
@@ -48,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         nonlocal code
         say(f"site {options.cluster}" if options.cluster else f"no site: {SITE} is not set")
         site = load_site(options.cluster) if options.cluster else Site()
+        os.environ.update(site.variables())
         code = Job(read_allocation(), site, options.failure_budget, signals).run(options.work, rest)
 
     return exit_code(work, "stopped") or code

@@ -104,8 +104,9 @@ class Job:
             assert self.cluster is not None
             work = work.on(len(self.allocation.nodes), self.cluster.total("gpus"))
         elif len(self.allocation.nodes) > 1:
+            what = name if work.config is None else "train.strategy local"
             raise ConfigError(
-                f"train.strategy local is one process, the job has {len(self.allocation.nodes)} nodes; submit with -N1."
+                f"{what} is one process, the job has {len(self.allocation.nodes)} nodes; submit with -N1."
             )
         return self._drive(work) if work.command else self._hold()
 

@@ -23,9 +23,11 @@ JOB: Options = {
 }
 """Of every job, whichever way it is submitted; the headers of jobs/*.sh carry the same (tested)."""
 
+SITE = "MOMU_CLUSTER"
+"""The variable by which a job knows its site."""
+
 VARIABLES = {
     "account": "SBATCH_ACCOUNT",
-    "clusters": "SBATCH_CLUSTERS",
     "constraint": "SBATCH_CONSTRAINT",
     "exclusive": "SBATCH_EXCLUSIVE",
     "gpus-per-node": "SBATCH_GPUS_PER_NODE",
@@ -46,9 +48,10 @@ Not cpus-per-gpu, which sbatch refuses beside the cpus-per-task of every job.
 """
 
 # What `momu submit` says in another way, or what would part a job from its log, its folder or its programs.
-_OWN = {
+OWN = {
     "array": "use --sweep",
     "chdir": "submit from the folder itself",
+    "clusters": "a site is one cluster: submit on a login node of that one, and give each a site of its own",
     "dependency": "use --after",
     "error": "a job's errors are in its log",
     "export": "jobs need the environment that they are submitted from",
@@ -104,7 +107,7 @@ def options_of_command_line(texts: Sequence[str]) -> Options:
         option, equals, value = text.partition("=")
         if not re.fullmatch(r"[a-z][a-z0-9-]*", option):
             raise ConfigError(f"--sbatch {text!r} is not of the form key=value with a long option of sbatch.")
-        if option in _OWN:
-            raise ConfigError(f"--sbatch {option} cannot be set here; {_OWN[option]}.")
+        if option in OWN:
+            raise ConfigError(f"--sbatch {option} cannot be set here; {OWN[option]}.")
         given[option] = value if equals else True
     return checked_options(given)

@@ -98,6 +98,16 @@ def kill_wait_s() -> float:
     return 30.0
 
 
+def preemption(partition: str) -> tuple[str, str]:
+    """Return how SLURM takes nodes from a partition's jobs, such as REQUEUE or CANCEL, and the seconds they have then.
+
+    Both are empty where it does not say.
+    """
+    said = _asked("scontrol", "show", "partition", "-o", partition)[1]
+    facts = dict(word.split("=", 1) for word in said.split() if "=" in word)
+    return facts.get("PreemptMode", ""), facts.get("GraceTime", "")
+
+
 def queue(shape: str) -> str | None:
     """Return a line in squeue's format `shape` for each of this user's jobs; None where squeue does not answer."""
     words = ("squeue", "--noheader", f"--user={os.getuid()}", f"--format={shape}")

@@ -10,14 +10,12 @@ from pathlib import Path
 
 from momu_dist.config.load import checked, read_yaml
 from momu_dist.core.ranges import Checked
-from momu_dist.errors import ConfigError
-from momu_dist.launch.sbatch import VARIABLES, Options, checked_options
+from momu_dist.errors import ConfigError, without_login
+from momu_dist.launch.sbatch import OWN, SITE, VARIABLES, Options, checked_options
+from momu_dist.tracking import SCHEMES, URI_VARIABLE
 from momu_dist.train.scratch import SOCKET_CHARACTERS, excess
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "cluster"
-
-SITE = "MOMU_CLUSTER"
-"""The variable by which a job knows its site."""
 
 
 @dataclass(frozen=True)
@@ -33,15 +31,15 @@ class Site(Checked):
     stage_data: bool = False
     """Copy the shards that a training reads to `scratch` of each node first."""
     tracking_uri: str | None = None
-    """An MLflow server for all runs of this site; None: what the run's config says."""
+    """An MLflow server for all runs of this site whose tracking.uri is auto, and for the names of their models."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for option in self.sbatch:
             if option not in VARIABLES:
+                why = OWN.get(option, "give it to sbatch or `momu submit` on the command line")
                 raise ConfigError(
-                    f"sbatch.{option} cannot be set for a site; valid: {', '.join(VARIABLES)}. Give it to sbatch or "
-                    "`momu submit` on the command line."
+                    f"sbatch.{option} cannot be set for a site: {why}; valid: {', '.join(VARIABLES)}."
                 )
         checked_options(self.sbatch)
         for name, value in self.env.items():
@@ -49,6 +47,10 @@ class Site(Checked):
                 raise ConfigError(f"env.{name} is not the name of a variable.")
             if not value.isprintable():
                 raise ConfigError(f"env.{name} is {value!r}, expected a text without control characters.")
+        if self.tracking_uri is not None and not self.tracking_uri.startswith(SCHEMES):
+            raise ConfigError(
+                f"tracking_uri is {without_login(self.tracking_uri)!r}, expected http(s)://<server> or a database URI."
+            )
         too_many = excess(self.scratch)
         if not Path(self.scratch).is_absolute() or too_many > 0:
             most = len(os.fsencode(self.scratch)) - too_many
@@ -60,6 +62,10 @@ class Site(Checked):
     def options(self) -> Options:
         """Return what this site wants of sbatch."""
         return checked_options(self.sbatch)
+
+    def variables(self) -> dict[str, str]:
+        """Return what is set on every node. The tracking URI may hold a password, and is handed on in no other way."""
+        return self.env | ({} if self.tracking_uri is None else {URI_VARIABLE: self.tracking_uri})
 
     def exports(self, name: str) -> str:
         """Return shell lines that make a plain `sbatch jobs/...` a job of this site, for `eval`."""

@@ -1,4 +1,4 @@
-"""What a job does on its Ray: a training, a preparation, the service, or nothing but to hold it for others."""
+"""What a job does: a training, a preparation, the service, an evaluation, or nothing but to hold a Ray for others."""
 
 from __future__ import annotations
 
@@ -53,6 +53,8 @@ class Work:
     """What to say before it begins."""
     set_by_user: frozenset[str] = field(default_factory=frozenset)
     service: ServiceSettings | None = None
+    one_process: bool = False
+    """It wants no Ray; nor does a training of strategy `local`."""
 
     @property
     def folder(self) -> RunFolder | None:
@@ -67,7 +69,7 @@ class Work:
 
     @property
     def uses_ray(self) -> bool:
-        return self.config is None or self.config.train.strategy != "local"
+        return not self.one_process and (self.config is None or self.config.train.strategy != "local")
 
     @property
     def workers(self) -> int:
@@ -109,7 +111,9 @@ class Work:
 
 def make_work(name: str, arguments: Sequence[str], site: Site, temp: str) -> Work:
     """Return the work that a job script asks for; a mistake in it is a MomuError before any node is used."""
-    makers = {"train": _training, "prepare": _preparation, "serve": _serving, "hold": _holding}
+    makers = {
+        "train": _training, "prepare": _preparation, "evaluate": _evaluation, "serve": _serving, "hold": _holding
+    }  # fmt: skip
     if name not in makers:
         raise ConfigError(f"unknown work {name!r}; valid: {', '.join(makers)}.")
     try:
@@ -124,12 +128,9 @@ def _training(arguments: Sequence[str], site: Site, temp: str) -> Work:
     parser.add_argument("--only-latents", action="store_true")
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_intermixed_args(arguments)
-    overrides = list(options.overrides)
-    given = frozenset(override.partition("=")[0] for override in overrides)
-    if site.tracking_uri is not None and "tracking.uri" not in given:
-        overrides.append(_override("tracking.uri", site.tracking_uri))
-    config = load_config(options.config, overrides)
-    command = [sys.executable, "-u", "-m", "momu_dist.train", "--config", options.config, *overrides]
+    given = frozenset(override.partition("=")[0] for override in options.overrides)
+    config = load_config(options.config, options.overrides)
+    command = [sys.executable, "-u", "-m", "momu_dist.train", "--config", options.config, *options.overrides]
     if options.only_latents:
         command.append("--only-latents")
     run = RunFolder(config)
@@ -211,6 +212,11 @@ def _preparation(arguments: Sequence[str], site: Site, temp: str) -> Work:
         result.mkdir(parents=True, exist_ok=True)
         needed.append(str(result))
     return Work(tuple(command), needed=tuple(needed), out=result, result=result)
+
+
+def _evaluation(arguments: Sequence[str], site: Site, temp: str) -> Work:
+    command = (sys.executable, "-u", "-m", "momu_dist.cli", "evaluate", *arguments)
+    return Work(command, one_process=True)
 
 
 def _serving(arguments: Sequence[str], site: Site, temp: str) -> Work:

@@ -23,7 +23,7 @@ def check_start(settings: ServiceSettings, host: str, port: int) -> None:
     """Raise ConfigError, CheckpointError, DataError or DiskError for what the service could not start with.
 
     On a Ray that is joined, GPUs, state and port may be those of another machine or of the service that is replaced; what
-    is wrong with them shows there.
+    is wrong with them shows there, or once it is known whether Serve runs on it.
     """
     _check_address(host, port, settings.token_file)
     if settings.token_file is not None:
@@ -34,7 +34,7 @@ def check_start(settings: ServiceSettings, host: str, port: int) -> None:
         check_vocoder(resolve(settings.vocoder, settings.tracking_uri))
     if not os.environ.get("RAY_ADDRESS"):
         _check_gpus(settings)
-        _check_free(host, port)
+        check_free(host, port)
         Store(Path(settings.state)).close()  # no other service has it
 
 
@@ -74,7 +74,18 @@ def _check_gpus(settings: ServiceSettings) -> None:
         )
 
 
-def _check_free(host: str, port: int) -> None:
+def is_here(address: str) -> bool:
+    """Return whether the Ray at `address` has its head, and with it Serve's process for HTTP, on this machine."""
+    host = address.rpartition(":")[0]
+    with socket.socket() as probe:
+        try:
+            probe.bind((host, 0))
+        except OSError:
+            return False
+    return bool(host)
+
+
+def check_free(host: str, port: int) -> None:
     """Raise ConfigError where nothing can listen there."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import signal
 import threading
@@ -17,7 +18,7 @@ from ray import serve
 from momu_dist.errors import CheckpointError, Stopped
 from momu_dist.inference.export import MODEL_SCHEME
 from momu_dist.serving.app import build
-from momu_dist.serving.beforehand import check_start
+from momu_dist.serving.beforehand import check_free, check_start, is_here
 from momu_dist.serving.front import environment
 from momu_dist.serving.settings import ServiceSettings, settings_from
 from momu_dist.train.ray_session import ray_session
@@ -40,6 +41,8 @@ def run_service(args: Mapping[str, Any], http: Mapping[str, Any]) -> None:
     logging.getLogger("ray.serve").setLevel(logging.WARNING)  # what it says of a start that goes well
     with _signals() as stopped, ray_session(settings.replicas, settings.cpus):
         shared = bool(serve.status().proxies)
+        if not shared and is_here(os.environ.get("RAY_ADDRESS", "")):
+            check_free(http["host"], http["port"])
         serve.start(
             http_options=http,
             proxy_location="HeadOnly",

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 
-from momu_dist.errors import ConfigError
+from momu_dist.errors import ConfigError, without_login
 from momu_dist.tracking.background import BackgroundTracker
 from momu_dist.tracking.contract import Status, Tracker
 from momu_dist.tracking.null_tracker import NullTracker
 
-__all__ = ["Status", "Tracker", "auto_uri", "check_uri", "open_tracker", "send_waiting", "waits"]
+__all__ = [
+    "URI_VARIABLE",
+    "Status",
+    "Tracker",
+    "auto_uri",
+    "check_uri",
+    "open_tracker",
+    "send_waiting",
+    "waits",
+]
 
 SPOOL_NAME = "tracking-spool.jsonl"
+URI_VARIABLE = "MLFLOW_TRACKING_URI"
 SCHEMES = ("sqlite:///", "http://", "https://", "postgresql", "mysql", "mssql")
 
 
@@ -19,21 +31,21 @@ def check_uri(uri: str) -> None:
     """Raise ConfigError for a tracking URI that is none of ours and that MLflow does not offer, such as a plain folder."""
     if uri not in ("none", "auto") and not uri.startswith(SCHEMES):
         raise ConfigError(
-            f"tracking.uri is {uri!r}, expected auto, none, sqlite:///<file>, http(s)://<server> or a database URI; "
-            "MLflow no longer writes to a plain folder, so use sqlite:///<folder>/mlflow.db."
+            f"tracking.uri is {without_login(uri)!r} (auto takes that of {URI_VARIABLE}), expected auto, none, sqlite:///<file>, "
+            "http(s)://<server> or a database URI; MLflow no longer writes to a plain folder, so use sqlite:///<folder>/mlflow.db."
         )
 
 
-def auto_uri(runs: Path) -> str:
-    """Return the tracking URI that `auto` means for the runs in the folder `runs`."""
-    return f"sqlite:///{runs.absolute() / 'mlflow.db'}"
+def auto_uri(runs: Path, env: Mapping[str, str] = os.environ) -> str:
+    """Return the tracking URI that `auto` means: that of MLFLOW_TRACKING_URI, else mlflow.db in the folder `runs` of the runs."""
+    return env.get(URI_VARIABLE) or f"sqlite:///{runs.absolute() / 'mlflow.db'}"
 
 
 def open_tracker(uri: str, experiment: str, run_folder: str | Path) -> Tracker:
     """Return the tracker of one run; what cannot be sent waits in `run_folder`/tracking-spool.jsonl.
 
-    `uri`: `none` keeps nothing; `auto` is the sqlite file mlflow.db in the folder that holds the runs (the parent of
-    `run_folder`), with the artifacts in mlartifacts beside it; else an MLflow tracking URI.
+    `uri`: `none` keeps nothing; `auto` is that of MLFLOW_TRACKING_URI, else the sqlite file mlflow.db in the folder that
+    holds the runs (the parent of `run_folder`), with the artifacts in mlartifacts beside it; else an MLflow tracking URI.
     Raises ConfigError for a URI that MLflow does not offer, such as a plain folder.
     """
     check_uri(uri)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from momu_dist.errors import without_login
 from momu_dist.tracking.contract import Status
 from momu_dist.tracking.events import Backend, Event, Kind, Rejected, Spool, batches
 
@@ -209,7 +210,7 @@ class BackgroundTracker:
     def _warn(self, reason: object) -> None:
         if not self._warned:
             self._warned = True
-            text = " ".join(str(reason).split())[:300]
+            text = " ".join(without_login(str(reason)).split())[:300]
             log.warning("tracking is not reachable (%s); keeping its data in %s", text, self._spool.path)
 
 

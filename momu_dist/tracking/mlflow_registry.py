@@ -6,13 +6,12 @@ The folder is in the tag `momu.export`, with its hash: a server takes no path ou
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from momu_dist.errors import CheckpointError
+from momu_dist.errors import CheckpointError, without_login
 from momu_dist.tracking.mlflow_client import MlflowClient, MlflowException, connect
 from momu_dist.tracking.registry import CANDIDATE, ModelRef, ModelVersion, Promotion
 
@@ -89,7 +88,7 @@ def _model(client: MlflowClient, uri: str, name: str) -> Any:
             raise
         known = ", ".join(model.name for model in client.search_registered_models()) or "none"
         raise CheckpointError(
-            f"no model {name} is registered at {_shown(uri)}; there are: {known}."
+            f"no model {name} is registered at {without_login(uri)}; there are: {known}."
         ) from error
 
 
@@ -115,10 +114,5 @@ def _asking(uri: str) -> Iterator[None]:
     except CheckpointError:
         raise
     except Exception as error:  # MLflow's own, and whatever a database or network library raises below it
-        text = " ".join(str(error).split())[:300].rstrip(".")
-        raise CheckpointError(f"the model registry at {_shown(uri)} failed: {text}.") from error
-
-
-def _shown(uri: str) -> str:
-    """Return `uri` without a user's password."""
-    return re.sub(r"//[^/@]*@", "//", uri)
+        text = " ".join(without_login(str(error)).split())[:300].rstrip(".")
+        raise CheckpointError(f"the model registry at {without_login(uri)} failed: {text}.") from error

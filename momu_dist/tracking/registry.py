@@ -6,18 +6,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from momu_dist.data.hashes import folder_sha256
-from momu_dist.errors import CheckpointError, ConfigError
+from momu_dist.errors import CheckpointError, ConfigError, without_login
 from momu_dist.inference.export import MODEL_SCHEME
-from momu_dist.tracking import SCHEMES, auto_uri
+from momu_dist.tracking import SCHEMES, URI_VARIABLE, auto_uri
 
 CANDIDATE, CHAMPION = "candidate", "champion"
-URI_VARIABLE = "MLFLOW_TRACKING_URI"
 _REF = re.compile(r"(?P<name>[^/@:]+)(?:@(?P<alias>[\w-]+)|/(?P<version>\d+))?")
 
 
@@ -118,10 +116,10 @@ def parse_ref(text: str) -> ModelRef:
 
 def store_uri(given: str | None) -> str:
     """Return the tracking URI to ask: the given one, else that of MLFLOW_TRACKING_URI, else the store of runs/."""
-    uri = given or os.environ.get(URI_VARIABLE) or auto_uri(Path("runs"))
+    uri = given or auto_uri(Path("runs"))
     if not uri.startswith(SCHEMES):
         raise ConfigError(
-            f"the tracking URI is {uri!r}, expected sqlite:///<file>, http(s)://<server> or a database URI; "
+            f"the tracking URI is {without_login(uri)!r}, expected sqlite:///<file>, http(s)://<server> or a database URI; "
             f"mend --tracking-uri or {URI_VARIABLE}."
         )
     path = uri.removeprefix("sqlite:///")

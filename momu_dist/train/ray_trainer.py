@@ -46,7 +46,7 @@ def run_on_ray(config: RunConfig, spec: FeedSpec, total_steps: int) -> None:
         config,
         _worker,
         train_loop_config={
-            "config": resolved_dict(config),
+            "config": resolved_dict(config) | {"tracking": vars(config.tracking)},
             "spec": spec,
             "total_steps": total_steps,
             "drains": drains,

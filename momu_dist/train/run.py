@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -19,9 +20,9 @@ from momu_dist.data.feed import FeedSpec, LocalFeed, make_plan
 from momu_dist.data.latents import UnitRunner, in_process
 from momu_dist.data.manifest import Manifest
 from momu_dist.data.progress import progress
-from momu_dist.errors import CheckpointError, ConfigError, Stopped
+from momu_dist.errors import CheckpointError, ConfigError, Stopped, without_login
 from momu_dist.inference.export import find_export
-from momu_dist.tracking import auto_uri, check_uri, open_tracker, send_waiting, waits
+from momu_dist.tracking import URI_VARIABLE, auto_uri, check_uri, open_tracker, send_waiting, waits
 from momu_dist.tracking.registry import resolve
 from momu_dist.train.build import build_task, feed_spec, open_run_latents, required_exports
 from momu_dist.train.checkpoint import check_continues, check_order, checkpoint_folders, newest_checkpoint
@@ -40,7 +41,6 @@ def train(config: RunConfig, since: float | None = None) -> Path:
     call: a file `stop` in the run folder that is younger is meant for this start.
     """
     since = time.time() if since is None else since
-    check_uri(config.tracking.uri)
     given = _absolute(resolved_inputs(config))
     config = _with_usable_workers(given)
     folder = RunFolder(config)
@@ -276,12 +276,21 @@ def _absolute(config: RunConfig) -> RunConfig:
         config,
         out=absolute("out", config.out) or config.out,
         data=section("data", config.data, ("root", "latents")),
-        tracking=replace(config.tracking, uri=_absolute_sqlite(config.tracking.uri)),
+        tracking=replace(config.tracking, uri=_tracked(config.tracking.uri)),
         inputs=section("inputs", config.inputs, ("music_vae", "motion_vae", "init_from")),
     )
 
 
-def _absolute_sqlite(uri: str) -> str:
+def _tracked(uri: str) -> str:
+    """Return `uri` as workers take it, who may lack this process's variables: an sqlite file's path is absolute.
+
+    One with a login that the environment names stays there, where others do not see it.
+    """
+    if uri == "auto":
+        named = os.environ.get(URI_VARIABLE) or uri
+        check_uri(named)
+        uri = named if named == without_login(named) else uri
+    check_uri(uri)
     path = uri.removeprefix("sqlite:///")
     return uri if path == uri or Path(path).is_absolute() else f"sqlite:///{Path(path).absolute()}"
 

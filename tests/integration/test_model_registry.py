@@ -202,7 +202,7 @@ def test_runs_and_commands_take_registered_models(
     scores = []
     for checkpoint in ("models:/momu-dit_m2a@candidate", str(best)):
         assert cli.main(["evaluate", *arguments, checkpoint]) == 0
-        scores.append(capsys.readouterr().out)
+        scores.append(json.loads(capsys.readouterr().out)["beat_f1"])
     assert scores[0] == scores[1]
 
 

@@ -23,6 +23,8 @@ from momu_dist.launch.doctor import gpu_checks as gpu
 from momu_dist.launch.doctor import machine_checks as here
 from momu_dist.launch.doctor.finding import Finding
 from momu_dist.launch.machine import gpus_given, memory_mb, shared_memory_mb
+from momu_dist.launch.sbatch import SITE
+from momu_dist.launch.scontrol import preemption
 
 Check = tuple[str, Callable[[], Finding]]
 
@@ -30,8 +32,9 @@ Check = tuple[str, Callable[[], Finding]]
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What is to be checked: a command line's options that the doctor passes on to every machine."""
     parser.add_argument(
-        "--cluster", help="the site: a file of configs/cluster by its name, or a YAML by its path"
-    )
+        "--cluster", default=os.environ.get(SITE),
+        help=f"the site: a file of configs/cluster by its name, or a YAML by its path ({SITE}, else none)",
+    )  # fmt: skip
     parser.add_argument("--config", help="also check what this run needs: memory, disk, data, tracking")
     parser.add_argument(
         "overrides", nargs="*", metavar="section.field=value", help="values that overrule the config's"
@@ -46,7 +49,7 @@ def all_checks(options: argparse.Namespace) -> list[Check]:
 
     site = load_site(options.cluster) if options.cluster else Site()
     config = load_config(options.config, options.overrides) if options.config else None
-    env = {**os.environ, **site.env}
+    env = {**os.environ, **site.variables()}
     scratch, out = Path(site.scratch), Path(config.out if config is not None else ".")
 
     def busy() -> list[int]:
@@ -56,6 +59,10 @@ def all_checks(options: argparse.Namespace) -> list[Check]:
         usable = memory_mb(int(os.environ.get("SLURM_CPUS_ON_NODE") or 1)) * 2**20
         return run.check_memory(run.machine_memory(), usable, config, options.nodes, gpu.gpu_memory())
 
+    def gpus() -> Finding:
+        unused = config is not None and (config.train.device == "cpu" or config.train.strategy == "local")
+        return gpu.check_gpus(gpu.see_gpus(), gpus_given(env), gpu.gpus_wanted(site.options()), unused)
+
     def disk() -> Finding:
         folder = folders.existing(out)
         quota = folders.quota_left(folders.filesystem_of(folder)[0])
@@ -64,7 +71,7 @@ def all_checks(options: argparse.Namespace) -> list[Check]:
     checks: list[Check] = [
         ("versions", lambda: here.check_versions(here.installed(), here.LOCK.read_text())),
         ("loading", here.check_loading),
-        ("gpus", lambda: gpu.check_gpus(gpu.see_gpus(), gpus_given(env), gpu.gpus_wanted(site.options()))),
+        ("gpus", gpus),
         ("interfaces", lambda: here.check_interfaces(env, [name for _, name in socket.if_nameindex()])),
         ("address", lambda: here.check_address(env, options.nodes, here.own_address())),
         ("compiler", lambda: here.check_compiler(*here.compiler_here())),
@@ -77,7 +84,10 @@ def all_checks(options: argparse.Namespace) -> list[Check]:
     ]
     for folder in options.shared:
         checks.append(("shared folders", partial(folders.check_shared, Path(folder), node_name())))
-    uri = run.tracking_uri(site.tracking_uri, config)
+    partition = str(site.options().get("partition", ""))
+    if partition:
+        checks.append(("preemption", lambda: here.check_preemption(*preemption(partition))))
+    uri = run.tracking_uri(env, config)
     if uri is not None:
         checks.append(("tracking", partial(run.check_tracking, uri)))
     if config is not None:

@@ -52,14 +52,17 @@ def gpus_wanted(options: Mapping[str, str | bool]) -> int:
     return int(number[1]) if number else int(bool(text))
 
 
-def check_gpus(seen: Gpus, given: int, wanted: int) -> Finding:
-    """GPUs that torch can use, beside those that the allocation gives (0: it does not say) and the site asks for."""
+def check_gpus(seen: Gpus, given: int, wanted: int, unused: bool = False) -> Finding:
+    """GPUs that torch can use, beside those that the allocation gives (0: it does not say) and the site asks for.
+
+    A job that is given GPUs which torch cannot use is refused, unless its run leaves them `unused`.
+    """
     expected = given or wanted
     if seen.cuda is None:
         if expected or seen.listed:
             return Finding(
                 "gpus",
-                "warning",
+                "wrong" if expected and not unused else "warning",
                 f"torch is a CPU build, {max(expected, seen.listed or 0)} GPUs are there or asked for",
                 "install a CUDA build of torch (README.md, docs/slurm.md), or train on CPUs with train.device=cpu",
             )

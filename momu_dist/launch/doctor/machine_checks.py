@@ -189,6 +189,15 @@ def check_ports(ephemeral: int | None, taken: Sequence[int]) -> Finding:
     return Finding("ports", "fine", f"{span} are free")
 
 
+def check_preemption(mode: str, grace_s: str) -> Finding:
+    """Whether a job that SLURM ends for another one would go on, by what the partition says."""
+    said = f"PreemptMode={mode}, GraceTime={grace_s}" if mode else "SLURM does not say of the partition"
+    if "CANCEL" in mode and grace_s == "0":
+        advice = "a job that is preempted ends for good: submit it again, it goes on at its newest checkpoint"
+        return Finding("preemption", "warning", said, advice)
+    return Finding("preemption", "fine", said)
+
+
 def ephemeral_start(path: Path = Path("/proc/sys/net/ipv4/ip_local_port_range")) -> int | None:
     try:
         return int(path.read_text().split()[0])

@@ -7,6 +7,7 @@ import os
 import socket
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -16,7 +17,7 @@ from momu_dist.errors import MomuError
 from momu_dist.launch.doctor.finding import Finding
 from momu_dist.launch.doctor.folders import existing, filesystem_of, is_network
 from momu_dist.launch.doctor.machine_checks import gb
-from momu_dist.tracking import auto_uri, check_uri
+from momu_dist.tracking import URI_VARIABLE, auto_uri, check_uri
 from momu_dist.train.dry_run import memory_gb, parameter_counts
 
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
@@ -98,12 +99,12 @@ def check_data(root: str) -> Finding:
     return Finding("data", "fine", f"{root} loads, {data.split('train').num_rows} clips to train on")
 
 
-def tracking_uri(own: str | None, config: RunConfig | None) -> str | None:
-    """Return where runs are tracked: the site's server, else what the config says; None for nowhere or not known."""
-    uri = own or (config.tracking.uri if config is not None else None)
-    if uri == "auto" and config is not None:
-        return auto_uri(Path(config.out))
-    return None if uri == "none" else uri
+def tracking_uri(env: Mapping[str, str], config: RunConfig | None) -> str | None:
+    """Return where runs are tracked, with a job's variables `env`; None for nowhere or not known."""
+    if config is None:
+        return env.get(URI_VARIABLE)
+    uri = config.tracking.uri
+    return {"none": None, "auto": auto_uri(Path(config.out), env)}.get(uri, uri)
 
 
 def check_tracking(uri: str, wait_s: float = 5.0, mounts: str | None = None) -> Finding:
@@ -129,11 +130,11 @@ def check_tracking(uri: str, wait_s: float = 5.0, mounts: str | None = None) -> 
 def _ask(uri: str, wait_s: float) -> Finding:
     parts = urlsplit(uri)
     # Never the whole URI: it may hold a password.
-    shown = f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "")
+    shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
     advice = "start the server, open its port to the nodes, or correct tracking_uri of the site; runs go on without it"
     try:
         if parts.scheme in ("http", "https"):
-            with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=wait_s):
+            with urllib.request.urlopen(f"{shown}{parts.path.rstrip('/')}/health", timeout=wait_s):
                 pass
         else:
             port = parts.port or _DATABASE_PORTS[parts.scheme.split("+")[0]]
@@ -141,7 +142,11 @@ def _ask(uri: str, wait_s: float) -> Finding:
     except urllib.error.HTTPError as error:
         if error.code not in (401, 403):
             return Finding("tracking", "wrong", f"{shown} answers {error.code} {error.reason}", advice)
-        if "MLFLOW_TRACKING_USERNAME" in os.environ or "MLFLOW_TRACKING_TOKEN" in os.environ:
+        if (
+            parts.username
+            or "MLFLOW_TRACKING_USERNAME" in os.environ
+            or "MLFLOW_TRACKING_TOKEN" in os.environ
+        ):
             return Finding("tracking", "fine", f"{shown} answers and asks for a login, which is set")
         return Finding(
             "tracking",

@@ -44,10 +44,8 @@ class Submission:
     """Names of jobs of the same plan that must have succeeded."""
     saves: bool = True
     """It saves and goes on at a signal; what does not is sent none."""
-    local_tracking: bool = False
-    """It writes to a database in a file, which suits one run at a time."""
-    on_cpu: bool = False
-    """Its config keeps it from GPUs."""
+    config: RunConfig | None = None
+    """That of its training; of a sweep without the values that are swept."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +127,7 @@ def plan_stage(
         ]
         _load(stage, path, own)
         runs.append(Element(name, _train(path, own)))
-    return [Submission(base.name, tuple(runs), local_tracking=_is_local(base), on_cpu=_is_on_cpu(base))]
+    return [Submission(base.name, tuple(runs), config=base)]
 
 
 def plan_chain(given: str | None, overrides: Sequence[str]) -> list[Submission]:
@@ -156,10 +154,7 @@ def plan_chain(given: str | None, overrides: Sequence[str]) -> list[Submission]:
 
     def job(stage: str, after: tuple[str, ...]) -> Submission:
         config = configs[stage]
-        return Submission(
-            config.name, (Element(config.name, trains[stage]),), after,
-            local_tracking=_is_local(config), on_cpu=_is_on_cpu(config),
-        )  # fmt: skip
+        return Submission(config.name, (Element(config.name, trains[stage]),), after, config=config)
 
     music, motion = configs["music_vae"].name, configs["motion_vae"].name
     latents = (*trains["dit_m2a"], "--only-latents")
@@ -196,7 +191,9 @@ def plan_evaluation(options: Sequence[str], sweeps: Sequence[Sweep]) -> list[Sub
     runs = []
     for name, values in zip(names("evaluate", elements), elements, strict=True):
         own = [*fixed, *_options([f"{key}={_unquoted(value)}" for key, value in values])]
-        runs.append(Element(name, ("momu_dist.cli", "evaluate", *own)))
+        runs.append(
+            Element(name, ("momu_dist.launch", "evaluate", *own, *([f"--name={name}"] if values else [])))
+        )
     return [Submission("evaluate", tuple(runs), saves=False)]
 
 
@@ -234,11 +231,3 @@ def _load(stage: str, path: str, overrides: Sequence[str]) -> RunConfig:
             f"{path} is a run of stage {config.stage}, expected {stage}; give the YAML of that stage."
         )
     return config
-
-
-def _is_on_cpu(config: RunConfig) -> bool:
-    return config.train.device == "cpu"
-
-
-def _is_local(config: RunConfig) -> bool:
-    return config.tracking.uri == "auto" or config.tracking.uri.startswith("sqlite:")

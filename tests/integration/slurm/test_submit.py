@@ -13,6 +13,7 @@ import pytest
 
 from faults import Field, assert_every_sample_once, steps_logged
 from lab import FINAL, Lab
+from momu_dist.train.run import train
 
 pytestmark = pytest.mark.slurm
 
@@ -75,17 +76,32 @@ def sweep(lab: Lab, field: Field, site: str, out: Path, *more: str) -> int:
     return array
 
 
-def test_a_sweep_is_an_array(lab: Lab, field: Field, site: str) -> None:
-    array = sweep(lab, field, site, field.root / "sweep", "train.max_steps=2")
+def succeeds(lab: Lab, array: int) -> None:
+    """Wait until both elements of an array have."""
     states = lambda: lab.run("sacct", "-j", str(array), "-X", "-n", "-P", "-o", "State").stdout.split()  # noqa: E731
     end = time.monotonic() + 120
     while states() != ["COMPLETED", "COMPLETED"]:
         assert time.monotonic() < end and not {"FAILED", "CANCELLED"} & set(states()), (array, states())
         time.sleep(0.5)
+
+
+def test_a_sweep_is_an_array(lab: Lab, field: Field, site: str) -> None:
+    succeeds(lab, sweep(lab, field, site, field.root / "sweep", "train.max_steps=2"))
     assert sorted(path.name for path in (field.root / "sweep").iterdir()) == [
         "dit_a2m-seed-0",
         "dit_a2m-seed-1",
     ]
+
+
+def test_evaluations_say_their_scores(lab: Lab, field: Field, site: str) -> None:
+    trained = train(field.config("dit_a2m", "local", "scored", "train.max_steps=2", "train.previews=false"))
+    given = (f"checkpoint={trained}", f"data={field.data.root}", "split=train", "n=2", "steps=1")
+    said = momu(lab, "submit", "--cluster", site, "evaluate", *given, "--sweep", "guidance=1,2")
+    (array,) = numbers(said)
+    succeeds(lab, array)
+    listed = momu(lab, "status")
+    for guidance in (1, 2):
+        assert re.search(rf"DONE.* evaluate-guidance-{guidance}: beat F1 of a2m [01]\.", listed), listed
 
 
 def test_an_element_of_a_sweep_is_requeued_alone(lab: Lab, field: Field, site: str) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from momu_dist.cli import main
 from momu_dist.data.clips import first_clips
 from momu_dist.data.manifest import Manifest
 from momu_dist.inference.evaluate import EvaluationSettings, evaluate_beats, paired, shuffled
@@ -93,3 +95,15 @@ def test_shuffled_leaves_out_clips_of_the_same_group() -> None:
     views = [TRUTH[0], TRUTH[0], np.array([5.0])]
     assert shuffled(views, views, ["dance", "dance", "other"]) == 0.0
     assert math.isnan(shuffled(views[:2], views[:2], ["dance", "dance"]))
+
+
+def test_the_command_says_whose_scores_they_are(
+    tiny_runs: Path, prepared: Manifest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--checkpoint", str(tiny_runs / "dit_a2m"), "--data", str(prepared.root), "--guidance", "2"]
+    assert main(["evaluate", *given, "--steps", "1", "-n", "2", "--name", "evaluate-guidance-2"]) == 0
+    out, last = capsys.readouterr()
+    told = json.loads(out)
+    assert (told["settings"]["guidance"], told["settings"]["n"]) == (2.0, 2)
+    score = told["beat_f1"]["a2m"]["generated"]
+    assert last.splitlines()[-1] == f"evaluate-guidance-2: beat F1 of a2m {score:.3f}"

@@ -39,6 +39,7 @@ esac
 """
 SRUN = """#!/usr/bin/env bash
 while [[ "$1" == --* ]]; do shift; done
+env > "$(dirname "$0")/env"
 [ -n "$PLAYED_LINGER" ] || exec "$@"
 "$@"
 sleep "$PLAYED_LINGER"
@@ -67,7 +68,7 @@ class Played:
             (bin / name).write_text(text)
             (bin / name).chmod(0o755)
         site = folder / "site.yaml"
-        site.write_text("env: {MOMU_PLAYED: here}\n")
+        site.write_text("env: {MOMU_PLAYED: here}\ntracking_uri: http://login01:5000\n")
         slurm = {
             "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n1", "SLURM_JOB_CPUS_PER_NODE": "2",
             "SLURM_SUBMIT_DIR": str(folder), "SLURM_MEM_PER_NODE": "2000",
@@ -138,6 +139,25 @@ def test_a_job_that_holds_ends_with_scancel(play: Callable[..., Played]) -> None
     status = job.status()
     assert status["ended"]["code"] == 0 and {"start", "checks", "nodes", "ray"} <= status["phases_s"].keys()
     assert not address.exists()
+
+
+def test_the_nodes_have_what_the_site_sets(play: Callable[..., Played]) -> None:
+    job = play("hold", MLFLOW_TRACKING_URI="of the shell that submitted")
+    job.wait_for("holding")
+    job.process.send_signal(signal.SIGTERM)
+    job.ends(0)
+    found = (job.folder / "bin" / "env").read_text().splitlines()
+    assert {"MOMU_PLAYED=here", "MLFLOW_TRACKING_URI=http://login01:5000"} <= set(found)
+
+
+def test_an_evaluation_says_how_it_ended(play: Callable[..., Played]) -> None:
+    """Without Ray; here it finds no data."""
+    job = play("evaluate", "--checkpoint=nowhere", "--data=no data", "-n4")
+    last = job.ends(2)
+    assert any("no data" in line for line in last), last
+    ended = job.status()["ended"]
+    assert ended["code"] == 2 and "no data" in ended["why"] and not ended["requeued"]
+    assert "ray" not in job.status()["phases_s"] and not (job.folder / "bin" / "env").exists()
 
 
 def test_a_signal_that_comes_while_the_launcher_is_still_loaded_is_answered(

@@ -92,6 +92,7 @@ def test_options_of_the_command_line() -> None:
         ("comment=a\nb", "control characters"),
         ("signal=TERM@9", "expected B:USR2@SECONDS"),
         ("array=1-3", "use --sweep"),
+        ("clusters=a", "a site is one cluster"),
         ("output=x", "momu logs finds the log"),
     ],
 )

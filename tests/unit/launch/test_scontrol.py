@@ -54,3 +54,11 @@ def test_nothing_waits_for_a_slurm_that_hangs(
         scontrol.hostnames("n[1-2]")
     assert scontrol.kill_wait_s() == 30.0 and ask_queue() is None
     assert time.monotonic() - began < 10
+
+
+def test_how_a_partition_is_preempted(programs: Callable[..., None]) -> None:
+    programs(
+        scontrol='[ "$*" = "show partition -o gpu" ] && echo "PartitionName=gpu GraceTime=0 PreemptMode=CANCEL"'
+    )
+    assert scontrol.preemption("gpu") == ("CANCEL", "0")
+    assert scontrol.preemption("other") == ("", "")

@@ -125,6 +125,15 @@ def test_encoding_comes_further_with_every_shard_of_latents(
     assert training.reached() == 20
 
 
+def test_the_tracker_of_a_site_is_on_no_command_line(prepared: Manifest, tmp_path: Path) -> None:
+    """Others see it there, with the password that it may hold."""
+    site = Site(env={"A": "b"}, tracking_uri="http://me:secret@login01:5000")
+    config = str(Path(__file__).parents[3] / "configs" / "demo" / "music_vae.yaml")
+    given = ["--config", config, f"data.root={prepared.root}", f"out={tmp_path}"]
+    assert make_work("train", given, site, "/tmp/x").command[-4:] == tuple(given)
+    assert site.variables() == {"A": "b", "MLFLOW_TRACKING_URI": "http://me:secret@login01:5000"}
+
+
 def test_a_service_is_a_driver_on_the_ray_of_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     work = make_work("serve", ["--checkpoint", "runs/demo", "gpus=1"], Site(), "/tmp/x")

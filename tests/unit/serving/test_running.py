@@ -195,3 +195,24 @@ def test_a_port_that_is_taken_is_said(quiet: None) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         with pytest.raises(ConfigError, match="another program listens there"):
             run_service({"checkpoint": ["run"]}, {"port": other.getsockname()[1]})
+
+
+@pytest.mark.parametrize(
+    ("address", "proxies", "refused"),
+    [
+        ("127.0.0.1:6379", {}, True),
+        ("127.0.0.1:6379", {"node": "HEALTHY"}, False),  # of the Serve that runs there
+        ("192.0.2.1:6379", {}, False),
+        ("auto", {}, False),
+    ],
+)
+def test_a_port_that_is_taken_is_said_on_a_ray_whose_head_is_here(
+    monkeypatch: pytest.MonkeyPatch, quiet: None, address: str, proxies: dict[str, str], refused: bool
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr("momu_dist.serving.running.serve", played := Serve(proxies))
+    with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(MomuError) as caught:
+        run_service({"checkpoint": ["run"]}, {"port": other.getsockname()[1]})
+    played.over.set()
+    assert ("another program listens there" in str(caught.value)) == refused
+    assert bool(played.asked) != refused

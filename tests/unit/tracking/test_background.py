@@ -27,7 +27,7 @@ class FakeBackend:
         self.reached.set()
         self.gate.wait(20)
         if self.away:
-            raise ConnectionError("nobody answers")
+            raise ConnectionError("nobody answers at http://me:secret@h/api")
         if any("bad" in event.body.get("values", {}) for event in events):
             raise Rejected("bad name")
         self.events += events
@@ -102,6 +102,7 @@ def test_an_outage_is_spooled_and_replayed_in_order_and_once(
         first.finish("FAILED")
     assert backend.events == []
     assert sum("not reachable" in record.message for record in caplog.records) == 1
+    assert "http://***@h" in caplog.text and "secret" not in caplog.text
 
     backend.away = False
     second = tracker(backend, tmp_path)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from momu_dist.errors import ConfigError
-from momu_dist.tracking import open_tracker
+from momu_dist.errors import ConfigError, without_login
+from momu_dist.tracking import auto_uri, open_tracker
 from momu_dist.tracking.null_tracker import NullTracker
 
 
@@ -27,3 +27,32 @@ def test_none_keeps_nothing_but_gives_ids(tmp_path: Path) -> None:
 def test_a_uri_that_mlflow_does_not_offer_is_one_clear_sentence(uri: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"tracking\.uri is .* expected auto, none, sqlite"):
         open_tracker(uri, "momu", tmp_path)
+
+
+def test_auto_is_what_the_environment_names_else_a_file_beside_the_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert auto_uri(tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://login01:5000")
+    assert auto_uri(tmp_path) == "http://login01:5000"
+    assert auto_uri(tmp_path, {}) == f"sqlite:///{tmp_path}/mlflow.db"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://me:secret@login01:5000", "http://***@login01:5000"),
+        ("postgresql+psycopg2://me:sec/ret@db/mlflow", "postgresql+psycopg2://***@db/mlflow"),
+        ("mysql://token@db/x?password=secret&ssl=1", "mysql://***@db/x?password=***&ssl=1"),
+        (
+            "API request to http://me:secret@h/api failed: me@x",
+            "API request to http://***@h/api failed: me@x",
+        ),
+        ("http://login01:5000", "http://login01:5000"),
+        ("sqlite:////srv/a:b@c/mlflow.db", "sqlite:////srv/a:b@c/mlflow.db"),
+        ("auto", "auto"),
+    ],
+)
+def test_a_name_and_a_password_are_not_shown(text: str, shown: str) -> None:
+    assert without_login(text) == shown

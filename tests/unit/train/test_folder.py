@@ -44,6 +44,13 @@ def test_open_writes_the_resolved_config(tmp_path: Path) -> None:
     assert config_from_dict(tree, where="there") == config
 
 
+def test_a_login_of_the_tracker_is_not_stored_and_may_change(tmp_path: Path) -> None:
+    for password in ("secret", "another"):
+        folder = opened(config_of(tmp_path, tracking={"uri": f"http://me:{password}@h:5000"}))
+        stored = (folder.path / "config.yaml").read_text()
+        assert yaml.safe_load(stored)["tracking"]["uri"] == "http://***@h:5000"
+
+
 @pytest.mark.parametrize(
     ("section", "value"),
     [

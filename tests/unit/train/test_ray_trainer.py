@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from momu_dist.config.load import config_from_dict, resolved_dict
-from momu_dist.errors import DiskError
+from momu_dist.errors import DiskError, GivenUp
 from momu_dist.train import ray_trainer as module
 from momu_dist.train.folder import RunFolder
 
@@ -52,3 +52,25 @@ def test_whether_workers_begin_is_what_the_first_of_them_sees(
     monkeypatch.setattr(module, "from_rank_0", lambda own: ended)
     module._worker({"config": resolved_dict(config), "spec": None, "total_steps": 1, "drains": False})
     assert len(trained) == (0 if ended else 1)
+
+
+def test_workers_get_the_login_of_the_tracker_that_is_stored_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracking = {"uri": "http://me:secret@h:5000"}
+    config = config_from_dict(
+        {"stage": "dit_a2m", "name": "run", "out": str(tmp_path), "tracking": tracking}, where="test"
+    )
+    RunFolder(config).open(config, {})
+    given: list[dict[str, Any]] = []
+
+    class Trainer:
+        def __init__(self, *_: object, train_loop_config: dict[str, Any], **__: object) -> None:
+            given.append(train_loop_config)
+
+        def fit(self) -> None: ...
+
+    monkeypatch.setattr(module, "_Trainer", Trainer)
+    with pytest.raises(GivenUp):  # these end without finishing
+        module.run_on_ray(config, None, 1)  # type: ignore[arg-type]
+    assert config_from_dict(given[0]["config"], where="there") == config

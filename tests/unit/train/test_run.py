@@ -12,8 +12,9 @@ import pytest
 
 from momu_dist.config.schema import RunConfig
 from momu_dist.data.manifest import Manifest
-from momu_dist.errors import CheckpointError, DiskError, Stopped
+from momu_dist.errors import CheckpointError, ConfigError, DiskError, Stopped
 from momu_dist.train import exports as exports_module
+from momu_dist.train import run as run_module
 from momu_dist.train.folder import RunFolder
 from momu_dist.train.run import train
 from momu_dist.train.store import ATTEMPT
@@ -51,6 +52,36 @@ def test_a_start_that_the_checkpoint_refuses_leaves_the_run_as_it_was(
             train(config_of(*more))
         assert files_of(folder) == before
         assert ("goes on at step" in capsys.readouterr().out) == (more[0] == "train.max_steps=4")
+
+
+@pytest.mark.parametrize(
+    ("uri", "named", "tracked"),
+    [
+        ("auto", None, "auto"),
+        ("auto", "http://login01:5000", "http://login01:5000"),
+        ("auto", "sqlite:///runs/mlflow.db", "sqlite:///{here}/runs/mlflow.db"),
+        ("auto", "http://me:secret@login01:5000", "auto"),
+        ("none", "http://login01:5000", "none"),
+        ("sqlite:///own.db", "http://login01:5000", "sqlite:///{here}/own.db"),
+    ],
+)
+def test_where_workers_track(
+    uri: str, named: str | None, tracked: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What holds a login they find in their own environment alone."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    if named is not None:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", named)
+    assert run_module._tracked(uri) == tracked.format(here=tmp_path)
+
+
+def test_a_variable_that_names_no_tracker_is_said_before_training(
+    config_of: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "mlruns")
+    with pytest.raises(ConfigError, match="'mlruns' .auto takes that of MLFLOW_TRACKING_URI"):
+        train(config_of("tracking.uri=auto"))
 
 
 def test_a_stop_of_this_start_holds_and_an_older_one_does_not(config_of: MakeConfig, tmp_path: Path) -> None:

@@ -56,7 +56,8 @@ def test_a_package_that_does_not_load(tmp_path: Path, monkeypatch: pytest.Monkey
     ("seen", "given", "wanted", "level"),
     [
         (gpu.Gpus(None, 0), 0, 0, "fine"),
-        (gpu.Gpus(None, 0), 0, 4, "warning"),
+        (gpu.Gpus(None, 0), 0, 4, "wrong"),
+        (gpu.Gpus(None, 0), 2, 0, "wrong"),
         (gpu.Gpus(None, 0, listed=2), 0, 0, "warning"),
         (gpu.Gpus("13.0", 0), 0, 0, "fine"),
         (gpu.Gpus("13.0", 0), 4, 4, "wrong"),
@@ -70,6 +71,33 @@ def test_a_package_that_does_not_load(tmp_path: Path, monkeypatch: pytest.Monkey
 )
 def test_gpus(seen: gpu.Gpus, given: int, wanted: int, level: str) -> None:
     assert gpu.check_gpus(seen, given, wanted).level == level
+
+
+def test_gpus_that_a_run_does_not_use_need_no_other_torch() -> None:
+    assert gpu.check_gpus(gpu.Gpus(None, 0), 2, 2, unused=True).level == "warning"
+
+
+@pytest.mark.parametrize(
+    ("config", "level"),
+    [
+        ([], "wrong"),
+        (["train.device=auto"], "wrong"),
+        (["train.device=cpu"], "warning"),
+        (["train.device=auto", "train.strategy=local", "train.workers=1"], "warning"),
+    ],
+)
+def test_what_a_job_with_gpus_would_be_refused_for_is_wrong(
+    config: list[str], level: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "site.yaml").write_text("sbatch: {gpus-per-node: 4}\n")
+    monkeypatch.setenv("MOMU_CLUSTER", str(tmp_path / "site.yaml"))
+    monkeypatch.setattr(gpu, "see_gpus", lambda: gpu.Gpus(None, 0))
+    parser = argparse.ArgumentParser()
+    checks.add_options(parser)
+    yaml = Path(__file__).parents[4] / "configs" / "demo" / "music_vae.yaml"
+    options = parser.parse_args([f"--config={yaml}", *config] if config else [])
+    options.nodes, options.shared = 1, []
+    assert dict(checks.all_checks(options))["gpus"]().level == level
 
 
 def test_this_machine_can_be_asked_for_gpus() -> None:
@@ -145,6 +173,20 @@ def test_ports(tmp_path: Path) -> None:
     (tmp_path / "range").write_text("15000\t60999\n")
     assert here.ephemeral_start(tmp_path / "range") == 15000
     assert here.ephemeral_start(tmp_path / "none") is None
+
+
+@pytest.mark.parametrize(
+    ("mode", "grace_s", "level"),
+    [
+        ("CANCEL", "0", "warning"),
+        ("CANCEL", "120", "fine"),
+        ("REQUEUE", "0", "fine"),
+        ("OFF", "0", "fine"),
+        ("", "", "fine"),
+    ],
+)
+def test_preemption(mode: str, grace_s: str, level: str) -> None:
+    assert here.check_preemption(mode, grace_s).level == level
 
 
 def test_a_port_that_is_taken_is_found() -> None:

@@ -70,7 +70,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
         path.chmod(0o755)
-    for name in [name for name in os.environ if name.startswith("SLURM")]:
+    for name in [name for name in os.environ if name.startswith(("SLURM", "MOMU_CLUSTER"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("PATH", f"{tmp_path / 'fake'}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("FAKE", str(tmp_path / "fake"))
@@ -87,6 +87,7 @@ def no_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         if found:
             (bin_folder / name).symlink_to(found)
     monkeypatch.setenv("PATH", str(bin_folder))
+    monkeypatch.delenv("MOMU_CLUSTER", raising=False)
 
 
 @pytest.fixture
@@ -234,6 +235,11 @@ def test_the_command_asks_a_site(
     assert code == 0 and "all 2 nodes  8 GB" in text and "0 wrong, 0 warnings, 3 fine" in text
     asked = (slurm / "asked").read_text().splitlines()
     assert "--partition=gpu" in asked and "--cluster=site.yaml" in asked
+    monkeypatch.setenv("MOMU_CLUSTER", "site.yaml")
+    code, text = doctor_of(capsys, "--nodes", "2")
+    assert code == 0 and "--cluster=site.yaml" in (slurm / "asked").read_text().splitlines()
+    code, text = doctor_of(capsys, "--cluster", "")
+    assert "this machine only" in text
     monkeypatch.setenv("HANG", "node2")
     code, text = doctor_of(capsys, "--cluster", "site.yaml", "--nodes", "2", "--silent", "2")
     assert code == 1 and "wrong  " in text and "node2" in text and "1 wrong" in text

@@ -89,11 +89,13 @@ def test_data(prepared: Manifest, tmp_path: Path) -> None:
 
 
 def test_where_runs_are_tracked(config: RunConfig) -> None:
-    assert run.tracking_uri(None, None) is None
-    assert (run.tracking_uri(None, config) or "").endswith("runs/mlflow.db")
-    assert run.tracking_uri("http://login:5000", config) == "http://login:5000"
+    server = {"MLFLOW_TRACKING_URI": "http://login:5000"}
+    assert run.tracking_uri({}, None) is None
+    assert run.tracking_uri(server, None) == "http://login:5000"
+    assert (run.tracking_uri({}, config) or "").endswith("runs/mlflow.db")
+    assert run.tracking_uri(server, config) == "http://login:5000"
     none = replace(config, tracking=replace(config.tracking, uri="none"))
-    assert run.tracking_uri(None, none) is None
+    assert run.tracking_uri(server, none) is None
 
 
 def test_an_sqlite_file_wants_locks_that_work(tmp_path: Path) -> None:
@@ -127,6 +129,8 @@ def test_a_tracking_server(server: HTTPServer, monkeypatch: pytest.MonkeyPatch) 
     assert run.check_tracking(f"http://{address}/").level == "fine"
     assert run.check_tracking(f"http://{address}/login").level == "warning"
     assert run.check_tracking(f"http://{address}/broken").level == "wrong"
+    with_login = run.check_tracking(f"http://me:secret@{address}/login")
+    assert with_login.level == "fine" and "secret" not in with_login.what
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "me")
     assert run.check_tracking(f"http://{address}/login").level == "fine"
     assert run.check_tracking(f"postgresql://me:secret@{address}/mlflow").level == "fine"

@@ -163,8 +163,13 @@ def test_stages_of_a_chain_read_the_same_data(tmp_path: Path) -> None:
 def test_a_sweep_of_an_evaluation_is_of_its_own_options() -> None:
     (job,) = plan_evaluation(["checkpoint=runs/a b", "data=d", "n=4"], [parse_sweep("guidance=1,-2.5")])
     assert words(job) == [
-        ["momu_dist.cli", "evaluate", "--checkpoint=runs/a b", "--data=d", "-n4", f"--guidance={value}"]
+        [
+            "momu_dist.launch", "evaluate", "--checkpoint=runs/a b", "--data=d", "-n4", f"--guidance={value}",
+            f"--name=evaluate-guidance-{value}",
+        ]
         for value in ("1", "-2.5")
-    ]
+    ]  # fmt: skip
+    (one,) = plan_evaluation(["checkpoint=a", "data=d"], [])
+    assert words(one) == [["momu_dist.launch", "evaluate", "--checkpoint=a", "--data=d"]]
     with pytest.raises(ConfigError, match="not of the form key=value"):
         plan_evaluation(["--data=d"], [])

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from momu_dist.cli import main
+from momu_dist.data.manifest import Manifest
 from momu_dist.errors import ConfigError, MomuError
 from momu_dist.launch.submit.plan import Element, Submission, plan_hold
 from momu_dist.launch.submit.slurm import job_options, render, submit
@@ -33,7 +34,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     site = {"partition": NASTY, "account": "it's", "gpus-per-node": 2, "exclusive": True, "time": "1-0"}
     (folder / "site.yaml").write_text(json.dumps({"sbatch": site}))
     monkeypatch.chdir(folder)
-    for name in [name for name in os.environ if name.startswith(("SBATCH_", "MOMU_CLUSTER"))]:
+    for name in [name for name in os.environ if name.startswith(("SBATCH_", "MOMU_CLUSTER", "MLFLOW_"))]:
         monkeypatch.delenv(name)
     return folder
 
@@ -113,6 +114,31 @@ def test_what_is_submitted_is_what_a_dry_run_shows(
         assert f"{number}  " in said
     assert os.environ["SBATCH_PARTITION"] == "of another site"
     assert len(numbers) == expected.count("#!/bin/bash")
+
+
+@pytest.mark.parametrize(
+    ("uri", "given", "noted"),
+    [
+        (None, [], True),
+        ("http://login01:5000", [], False),
+        ("http://login01:5000", ["tracking.uri=sqlite:///x.db"], True),
+        (None, ["tracking.uri=none"], False),
+    ],
+)
+def test_runs_beside_each_other_that_would_write_to_one_file_are_noted(
+    uri: str | None, given: list[str], noted: bool, checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (checkout / "tracked.yaml").write_text(json.dumps({"tracking_uri": uri}))
+    sweep = ["dit_a2m", "--config", "my configs", "--sweep", "seed=0,1"]
+    assert main(["submit", "--dry-run", "--cluster", "tracked.yaml", *sweep, *given]) == 0
+    assert ("write to one sqlite file" in capsys.readouterr().out) == noted
+
+
+def test_data_that_is_there_needs_no_note(
+    checkout: Path, prepared: Manifest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["submit", "--dry-run", *COMMANDS["stage"], f"data.root={prepared.root}"]) == 0
+    assert "note:" not in capsys.readouterr().out
 
 
 def test_a_chain_says_what_follows_what(
@@ -224,12 +250,13 @@ def test_a_folder_whose_name_slurm_would_change(checkout: Path, monkeypatch: pyt
         (["chain", "--sweep", "seed=1,2"], "--sweep goes with one stage"),
         (["hold", "seed=1"], "hold reads no config"),
         (["dit_a2m", "--failure-budget", "-1"], "--failure-budget is -1"),
+        (["evaluate", "checkpoint=x", "data=d", "--nodes", "2"], "an evaluation is one process"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_submits_nothing(
     arguments: list[str], said: str, checkout: Path, slurm: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    config = [] if arguments[0] in ("hold", "nothing") else ["--config", "my configs"]
+    config = [] if arguments[0] in ("hold", "nothing", "evaluate") else ["--config", "my configs"]
     assert main(["submit", *config, *arguments]) == 2
     assert said in capsys.readouterr().err
     assert not list(slurm.glob("*.script"))
