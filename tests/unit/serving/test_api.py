@@ -367,15 +367,28 @@ def test_a_job_is_made_and_fetched(opened) -> None:
         assert [answer.json() for answer in found] == ["joint:1", "a2m:2", "m2a:3"]
         types = [answer.headers["content-type"].split(";")[0] for answer in found]
         assert types == ["audio/wav", "video/mp4", "application/zip"]
+        recipes = [json.loads(answer.headers["x-momu-recipe"]) for answer in found]  # of several, the first's
+        assert recipes == [
+            {"task": task, "seed": seed} for task, seed in (("joint", 1), ("a2m", 2), ("m2a", 3))
+        ]
         page = client.get(f"/v1/jobs/{job}/items", params={"limit": 2}).json()
         assert [item["id"] for item in page["items"]] == ["one", None] and page["next"] == 2
         rest = client.get(f"/v1/jobs/{job}/items", params={"offset": 2}).json()
         assert [item["index"] for item in rest["items"]] == [2] and rest["next"] is None
         assert client.get(f"/v1/jobs/{job}/items/3").status_code == 404
-        path, _ = client.service.store.result(job, 0)
+        path, *_ = client.service.store.result(job, 0)
         assert int(found[0].headers["content-length"]) == path.stat().st_size
         path.unlink()  # it expires between two looks
         assert client.get(f"/v1/jobs/{job}/items/0").status_code == 404
+
+
+def test_a_result_from_before_recipes_were_kept_comes_without_one(opened) -> None:
+    with opened() as client:
+        job = job_of(client, {"task": "joint", "seconds": 4})
+        until(lambda: client.get(f"/v1/jobs/{job}").json()["items"]["done"] == 1)
+        client.service.store._db.execute("UPDATE items SET recipe = NULL")
+        answer = client.get(f"/v1/jobs/{job}/items/0")
+    assert answer.status_code == 200 and "x-momu-recipe" not in answer.headers
 
 
 def test_a_bad_item_fails_alone(opened) -> None:
