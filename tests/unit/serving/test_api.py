@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+from starlette.requests import ClientDisconnect
 
 from momu_dist.serving.service import Unavailable
 
@@ -311,6 +312,41 @@ def test_what_happened_is_counted(opened) -> None:
     assert 'path="none"' in text and "/no/such/page" not in text
     assert 'momu_generate_seconds_count{task="joint"} 1.0' in text
     assert "momu_samples_inside 0.0" in text and "momu_items_pending 0.0" in text
+
+
+def test_a_fault_of_the_service_is_counted_as_what_it_is_answered_with(opened, played) -> None:
+    with opened() as client:
+        played.fault = RuntimeError("what nobody thought of")
+        with pytest.raises(RuntimeError, match="nobody thought of"):  # Serve logs it
+            client.post(JOINT, params={"seconds": 4})
+        text = client.get("/metrics").text
+    assert 'momu_requests_total{code="500",path="/v1/generate/joint"} 1.0' in text
+
+
+def test_a_fault_behind_the_begin_of_an_answer_is_counted_once(opened, monkeypatch) -> None:
+    def torn(_: Any) -> Any:
+        yield b"the begin"
+        raise RuntimeError("the disk went")
+
+    monkeypatch.setattr("momu_dist.serving.jobs_api._chunks", torn)
+    with opened() as client:
+        job = job_of(client, {"task": "joint", "seconds": 4})
+        until(lambda: client.get(f"/v1/jobs/{job}").json()["items"]["done"] == 1)
+        with pytest.raises(RuntimeError, match="the disk went"):
+            client.get(f"/v1/jobs/{job}/items/0")
+        text = client.get("/metrics").text
+    assert 'momu_requests_total{code="200",path="/v1/jobs/{job}/items/{index}"} 1.0' in text
+    assert 'code="500"' not in text
+
+
+def test_who_hangs_up_while_the_body_comes_is_no_fault_of_the_service(opened) -> None:
+    async def gone() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    with opened() as client:
+        with pytest.raises(ClientDisconnect):
+            client.portal.call(posted, client.app, A2M, {}, gone)
+        assert 'code="500"' not in client.get("/metrics").text
 
 
 # -- uploads and jobs --------------------------------------------------------------------------------------------------
