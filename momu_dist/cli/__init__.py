@@ -18,27 +18,22 @@ from momu_dist.cli.inspect import add_inspect
 from momu_dist.cli.prepare import add_prepare
 from momu_dist.cli.promote import add_promote
 from momu_dist.cli.ray_job import add_ray_job
+from momu_dist.cli.serve import run_serve
 from momu_dist.cli.status import add_status
+from momu_dist.cli.submit import run_submit
+from momu_dist.cli.train import run_train
 from momu_dist.cli.weights import add_weights
 from momu_dist.errors import exit_code
+
+# These read their own arguments: options may stand between overrides, and argparse cannot hand options on to a second parser.
+_WITH_OWN_PARSER = {"train": run_train, "submit": run_submit, "serve": run_serve}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return 0, or 2 after one sentence on stderr for what a user can mend."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if given[:1] == ["train"]:
-        # It has a parser of its own; argparse cannot hand options on to another one.
-        from momu_dist.cli.train import run_train
-
-        return run_train(given[1:])
-    if given[:1] == ["submit"]:
-        from momu_dist.cli.submit import run_submit  # likewise: its options and overrides may mix
-
-        return run_submit(given[1:])
-    if given[:1] == ["serve"]:
-        from momu_dist.cli.serve import run_serve  # likewise
-
-        return run_serve(given[1:])
+    if given and (run := _WITH_OWN_PARSER.get(given[0])):
+        return run(given[1:])
     options = _parser().parse_args(given)
     return exit_code(lambda: options.run(options), "stopped")
 

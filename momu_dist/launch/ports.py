@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+from momu_dist.train.listening import try_listening
 
 FIRST, END = (
     10_000,
@@ -63,14 +64,10 @@ def busy(ports: Iterable[int]) -> list[int]:
     """Return those of `ports` that somebody on this machine listens on, at any address."""
     found = []
     for port in ports:
-        with socket.socket() as listener:
-            # As servers do it: what a connection that has ended leaves behind for a minute is no obstacle.
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                listener.bind(("", port))
-                listener.listen()
-            except OSError:
-                found.append(port)
+        try:
+            try_listening("0.0.0.0", port)
+        except OSError:
+            found.append(port)
     return found
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import json
 import logging
 from collections.abc import Callable
 from contextlib import asynccontextmanager
@@ -25,12 +24,11 @@ from momu_dist.serving.jobs_api import jobs_router
 from momu_dist.serving.making import Made
 from momu_dist.serving.metrics import Metrics
 from momu_dist.serving.service import Busy, Gone, Late, NoRoom, Service, Unavailable
-from momu_dist.serving.wire import BODY, ERRORS, body_of, check_query, no_body
+from momu_dist.serving.wire import BODY, ERRORS, RECIPE, body_of, check_query, no_body
 
 _log = logging.getLogger(__name__)
 
 _BEARER = HTTPBearer(auto_error=False, description="the token of the service's token_file")
-_NO_BEATS = ("onsets_s", "kinematic_beats_s")
 _OF_THE_ROUTER = {
     "Not Found": "there is no such page; /docs shows those that there are.",
     "Method Not Allowed": "this page does not take that method; /docs shows which it takes.",
@@ -134,11 +132,10 @@ async def _body_of(service: Service, task: Task, settings: Settings, request: Re
 
 
 def _file(made: Made, settings: Settings) -> Response:
-    recipe = {name: value for name, value in made.recipes[0].items() if name not in _NO_BEATS}
     media = ZIP if made.suffix == "zip" else MEDIA_TYPES[settings.format]
     headers = {
         "Content-Disposition": f'attachment; filename="sample-{settings.seed}.{made.suffix}"',
-        "X-Momu-Recipe": json.dumps(recipe),
+        RECIPE: made.recipe,
     }
     return Response(made.content, media_type=media, headers=headers)
 

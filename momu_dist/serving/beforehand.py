@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
 from pathlib import Path
 
 import torch
@@ -15,6 +14,7 @@ from momu_dist.inference.vocoders import check_vocoder
 from momu_dist.serving.settings import ServiceSettings
 from momu_dist.serving.store import Store
 from momu_dist.tracking.registry import resolve
+from momu_dist.train.listening import try_listening
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -88,11 +88,7 @@ def is_here(address: str) -> bool:
 def check_free(host: str, port: int) -> None:
     """Raise ConfigError where nothing can listen there."""
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-            probe.listen()
+        try_listening(host, port)
     except OSError as error:
         taken = error.errno == errno.EADDRINUSE
         reason = "another program listens there" if taken else error.strerror

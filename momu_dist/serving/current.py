@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from pathlib import Path
 
 import torch
@@ -27,14 +28,8 @@ class Current:
         self._settings = settings
         self._places = self._tried = self._look_up()
         self.generator = self._load()
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="watch-models", daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """Stop watching."""
-        self._closed.set()
-        self._thread.join()
+        if any(name.startswith(MODEL_SCHEME) for name in self._names()):
+            threading.Thread(target=self._watch, name="watch-models", daemon=True).start()
 
     def refresh(self) -> bool:
         """Take over a version that an alias has moved to; True if there was one.
@@ -82,9 +77,8 @@ class Current:
         return Generator(load_models(folders, torch.device(device)), vocoder)
 
     def _watch(self) -> None:
-        if not any(name.startswith(MODEL_SCHEME) for name in self._names()):
-            return
-        while not self._closed.wait(self._settings.watch_s):
+        while True:
+            time.sleep(self._settings.watch_s)
             try:
                 self.refresh()
             except MomuError as error:

@@ -21,7 +21,7 @@ from momu_dist.serving.items import ITEM, MEDIA_TYPES, ZIP
 from momu_dist.serving.service import Busy, Service
 from momu_dist.serving.store_disk import naming
 from momu_dist.serving.store_schema import Full, ItemState, JobState
-from momu_dist.serving.wire import BODY, ERRORS, body_of
+from momu_dist.serving.wire import BODY, ERRORS, RECIPE, body_of
 
 _CHUNK_BYTES = 2**20
 # What to do about an item that is not done, where no error of its own says it.
@@ -160,7 +160,7 @@ def jobs_router(service: Service) -> APIRouter:
             raise HTTPException(
                 409, f"item {index} is {state}, expected done{f': {error}' if error else _ADVICE[state]}"
             )
-        path, item = found
+        path, item, recipe = found
         try:
             file = await asyncio.to_thread(path.open, "rb")
         except FileNotFoundError:  # it expired just now
@@ -168,6 +168,7 @@ def jobs_router(service: Service) -> APIRouter:
         headers = {
             "Content-Disposition": f'attachment; filename="{index}{path.suffix}"',
             "Content-Length": str(os.fstat(file.fileno()).st_size),
+            **({} if recipe is None else {RECIPE: recipe}),
         }
         media = ZIP if path.suffix == ".zip" else MEDIA_TYPES[item.get("format", "mp4")]
         return StreamingResponse(_chunks(file), media_type=media, headers=headers)

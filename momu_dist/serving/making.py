@@ -26,6 +26,8 @@ _KIND_OF: dict[Format, str] = {
 }  # fmt: skip
 # How often a client hears of steps; each word costs a message between processes, which takes from the sampling.
 _TELL_S = 0.5
+# What a recipe says that makes nothing: it is measured on the sample, and long.
+_MEASURED = ("onsets_s", "kinematic_beats_s")
 
 T = TypeVar("T")
 
@@ -45,6 +47,11 @@ class Made:
     content: bytes
     suffix: str
     recipes: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def recipe(self) -> str:
+        """What makes the sample, or the first of several, again: JSON in one line of ASCII."""
+        return json.dumps({name: value for name, value in self.recipes[0].items() if name not in _MEASURED})
 
 
 class Maker:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from momu_dist.serving.service import Service
@@ -44,13 +45,30 @@ class Metrics:
         """`app`, each answer counted by its route (not by its address, which anyone can make up) and code."""
 
         async def counted(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] != "http":
+                await app(scope, receive, send)
+                return
+            begun = False
+
+            def count(status: int) -> None:
+                path = getattr(scope.get("route"), "path", "none")
+                self._requests.labels(path, str(status)).inc()
+
             async def sent(message: Message) -> None:
+                nonlocal begun
                 if message["type"] == "http.response.start":
-                    path = getattr(scope.get("route"), "path", "none")
-                    self._requests.labels(path, str(message["status"])).inc()
+                    begun = True
+                    count(message["status"])
                 await send(message)
 
-            await app(scope, receive, sent if scope["type"] == "http" else send)
+            try:
+                await app(scope, receive, sent)
+            except ClientDisconnect:
+                raise  # nobody is there to be answered
+            except Exception:
+                if not begun:
+                    count(500)  # it is answered with that outside of any middleware
+                raise
 
         return counted
 

@@ -26,8 +26,8 @@ _LONGER = 4
 OnProgress = Callable[[int, int], None]
 """Hears of sampler steps: (done, total)."""
 
-Work = Callable[[StoredItem, OnProgress], Awaitable[tuple[Path, str]]]
-"""Makes one item: (a whole file at a `Store.temporary` path, its suffix).
+Work = Callable[[StoredItem, OnProgress], Awaitable[tuple[Path, str, str]]]
+"""Makes one item: (a whole file at a `Store.temporary` path, its suffix, what makes it again).
 
 A MomuError from it is the item's fault and its sentence the client's answer. A DiskError is the service's: the item is
 tried again, as often as it takes. Any other error counts as a fault of the attempt. When cancelled it should end soon:
@@ -121,8 +121,8 @@ class Runner:
         """Make one item and tell the store what became of it. Nothing is told where this is cancelled."""
         of = (item.job, item.index)
         try:
-            result, suffix = await self._work(item, partial(self._store.progress, *of))
-            await self._persist(partial(self._store.finish, *of, result, suffix))
+            result, suffix, recipe = await self._work(item, partial(self._store.progress, *of))
+            await self._persist(partial(self._store.finish, *of, result, suffix, recipe))
         except asyncio.CancelledError as error:
             if (task := asyncio.current_task()) and task.cancelling():
                 raise

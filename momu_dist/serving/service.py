@@ -149,8 +149,8 @@ class Service:
                     made = await self._made(task, settings, inputs, "request")
         return made
 
-    async def work(self, stored: StoredItem, on_progress: OnProgress) -> tuple[Path, str]:
-        """Make one item of a job: the path of a finished temporary file, and how its name is to end.
+    async def work(self, stored: StoredItem, on_progress: OnProgress) -> tuple[Path, str, str]:
+        """Make one item of a job: the path of a finished temporary file, how its name is to end, and `Made.recipe`.
 
         One try, as the runner tries again. Raises DataError for the item's own fault; NoRoom, TimeoutError past the deadline
         and Unavailable are not.
@@ -160,7 +160,7 @@ class Service:
         async with asyncio.timeout(self.settings.deadline_s):
             inputs = await self._inputs(item.task, item)
             made = await self._made(item.task, item, inputs, "job", on_progress)
-        return await asyncio.to_thread(self._written, made), made.suffix
+        return await asyncio.to_thread(self._written, made), made.suffix, made.recipe
 
     @asynccontextmanager
     async def keeping(self) -> AsyncIterator[None]:

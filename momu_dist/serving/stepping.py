@@ -52,10 +52,9 @@ class Stepper:
         self._waiting: dict[Kind, deque[_Entry]] = {"request": deque(), "job": deque()}
         self._walkers: dict[Generator, Walkers[_Entry]] = {}
         self._changed = threading.Condition()
-        self._closed = False
         self._moved = clock()
-        self._thread = threading.Thread(target=self._run, name="stepper", daemon=True)
-        self._thread.start()
+        # It ends with the process, which Serve ends when nothing is under way any more, or its time for that is over.
+        threading.Thread(target=self._run, name="stepper", daemon=True).start()
 
     def start(
         self, generator: Generator, walk: Walk, kind: Kind, on_progress: OnProgress | None = None
@@ -63,8 +62,6 @@ class Stepper:
         """Let `walk` take part as soon as there is room. The future gives its latents; cancelling it ends the walk."""
         entry = _Entry(generator, walk, kind, on_progress)
         with self._changed:
-            if self._closed:
-                raise RuntimeError("the stepper is closed")
             if not self._busy():
                 self._moved = self._clock()
             self._waiting[kind].append(entry)
@@ -81,22 +78,14 @@ class Stepper:
         with self._changed:
             return sum(map(len, self._walkers.values())), sum(map(len, self._waiting.values()))
 
-    def close(self) -> None:
-        """Stop; what has not ended is cancelled."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
-        self._thread.join()
-
     def _run(self) -> None:
-        while self._admitted():
+        while True:
+            self._admit()
             for generator, walkers in list(self._walkers.items()):
                 self._step(walkers)
                 if not len(walkers):
                     with self._changed:
                         del self._walkers[generator]
-        for entry in [*self._present(), *self._waiting["request"], *self._waiting["job"]]:
-            entry.ended.cancel()
 
     def _busy(self) -> bool:
         return bool(self._walkers or any(self._waiting.values()))
@@ -115,12 +104,10 @@ class Stepper:
             return jobs.popleft()
         return requests.popleft() if requests else None
 
-    def _admitted(self) -> bool:
-        """Wait for work, drop what was cancelled, let in what there is room for; False once closed."""
+    def _admit(self) -> None:
+        """Wait for work, drop what was cancelled, let in what there is room for."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._busy())
-            if self._closed:
-                return False
+            self._changed.wait_for(self._busy)
             for walkers in self._walkers.values():
                 for entry in walkers.present():
                     if entry.ended.cancelled():
@@ -131,7 +118,6 @@ class Stepper:
                 walkers = self._walkers.setdefault(coming.generator, Walkers(coming.generator.networks))
                 with suppress(StopIteration):  # it ended where it began
                     walkers.join(coming, _settling(coming))
-            return True
 
     def _step(self, walkers: Walkers[_Entry]) -> None:
         try:

@@ -193,16 +193,19 @@ class Store:
                 return None
             return self._items(db, id, "AND position >= ? ORDER BY position LIMIT ?", first, most)
 
-    def result(self, job: str, index: int) -> tuple[Path, dict[str, Any]] | None:
-        """Return where the result of an item that is done lies, and the item; else None."""
+    def result(self, job: str, index: int) -> tuple[Path, dict[str, Any], str | None] | None:
+        """Return where the result of an item that is done lies, the item, and what makes it again; else None.
+
+        Of what was done under version 1 of the store nobody knows what makes it again.
+        """
         with self._transaction() as db:
             if not 0 <= index <= _LARGEST or self._times_of(db, job) is None:
                 return None
             row = db.execute(
-                "SELECT suffix, item FROM items WHERE job = ? AND position = ? AND state = 'done'",
+                "SELECT suffix, item, recipe FROM items WHERE job = ? AND position = ? AND state = 'done'",
                 (job, index),
             ).fetchone()
-        return None if row is None else (self._path_of(job, index, row[0]), json.loads(row[1]))
+        return None if row is None else (self._path_of(job, index, row[0]), json.loads(row[1]), row[2])
 
     def pending(self) -> int:
         """Return how many items are queued or running."""
@@ -243,17 +246,18 @@ class Store:
             self._progress[job, index] = [0.0]
         return StoredItem(job, index, json.loads(item), faults)
 
-    def finish(self, job: str, index: int, result: Path, suffix: str) -> bool:
-        """Take the whole result of a running item from a `temporary` path; `suffix` is its ending, with a dot or without.
+    def finish(self, job: str, index: int, result: Path, suffix: str, recipe: str) -> bool:
+        """Take the whole result of a running item from a `temporary` path, and with it `recipe`, what makes it again.
 
-        Returns False, and removes the file, where the item runs no more: it was cancelled, given back or is done. After a
-        DiskError the item still runs and the file is where it was. Raises OSError where there is no such file.
+        `suffix` is its ending, with a dot or without. Returns False, and removes the file, where the item runs no more: it
+        was cancelled, given back or is done. After a DiskError the item still runs and the file is where it was. Raises
+        OSError where there is no such file.
         """
         suffix = suffix.removeprefix(".")
         assert _SUFFIX.fullmatch(suffix), "a suffix is the name of a format"
         size = sync(result)
         with self._transaction() as db:
-            running = self._end(db, job, index, "done", suffix=suffix, size=size)
+            running = self._end(db, job, index, "done", suffix=suffix, size=size, recipe=recipe)
             if running:
                 target = self._path_of(job, index, suffix)
                 if not target.parent.is_dir():
@@ -342,14 +346,14 @@ class Store:
 
     def _end(
         self, db: sqlite3.Connection, job: str, index: int, state: State, *,
-        error: str | None = None, suffix: str | None = None, size: int | None = None,
+        error: str | None = None, suffix: str | None = None, size: int | None = None, recipe: str | None = None,
     ) -> bool:  # fmt: skip
         """Move an item from running to `state`, False where it was not running."""
         if error is not None:
             error = error.encode("utf-8", "replace").decode()  # it may quote a name that is no text
         running = db.execute(
-            f"UPDATE items SET state = ?, error = ?, suffix = ?, bytes = ? WHERE {_THE_RUNNING}",
-            (state, error, suffix, size, job, index),
+            f"UPDATE items SET state = ?, error = ?, suffix = ?, bytes = ?, recipe = ? WHERE {_THE_RUNNING}",
+            (state, error, suffix, size, recipe, job, index),
         ).rowcount
         if running:
             self._prolong(db, job)

@@ -18,7 +18,7 @@ DDPM_STEPS = 1000
 
 LOCK_S = 5.0  # a service that is being replaced may take a moment to go
 
-VERSION = 1
+VERSION = 2
 SCHEMA = f"""
 CREATE TABLE files (id TEXT PRIMARY KEY, expires REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE jobs (
@@ -38,11 +38,13 @@ CREATE TABLE items (
     steps INTEGER NOT NULL, -- sampler steps of all its samples
     state TEXT NOT NULL DEFAULT 'queued' CHECK (state IN {STATES}),
     faults INTEGER NOT NULL DEFAULT 0, -- attempts that failed by no fault of the item
-    error TEXT, suffix TEXT, bytes INTEGER,
+    error TEXT, suffix TEXT, bytes INTEGER, recipe TEXT,
     PRIMARY KEY (job, position)
 ) WITHOUT ROWID;
 CREATE INDEX items_by_state ON items (state, job, position, steps);
 """
+_UPGRADES = {0: SCHEMA, 1: "ALTER TABLE items ADD COLUMN recipe TEXT;"}
+"""What makes a store of a version, of which 0 is an empty one, one of ours."""
 
 
 class Full(MomuError):
@@ -128,8 +130,8 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
     ):
         db.execute(f"PRAGMA {pragma}")
     (version,) = db.execute("PRAGMA user_version").fetchone()
-    if version == 0:
-        db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
+    if version in _UPGRADES:
+        db.executescript(f"BEGIN IMMEDIATE; {_UPGRADES[version]} PRAGMA user_version = {VERSION}; COMMIT;")
     elif version != VERSION:
         raise DataError(
             f"{path} is a store of version {version}, expected {VERSION}; serve it with the momu_dist that made it, or set "

@@ -44,6 +44,9 @@ BODY = {
 }
 """For pages whose body is a file."""
 
+RECIPE = "X-Momu-Recipe"
+"""The header with `Made.recipe` beside what was made."""
+
 
 async def body_of(request: Request, most_mb: float, within_s: float) -> bytes:
     """The body, read no further than `most_mb` and no longer than `within_s`; HTTPException 413 or 408 beyond.

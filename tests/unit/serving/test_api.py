@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+from starlette.requests import ClientDisconnect
 
 from momu_dist.serving.service import Unavailable
 
@@ -313,6 +314,41 @@ def test_what_happened_is_counted(opened) -> None:
     assert "momu_samples_inside 0.0" in text and "momu_items_pending 0.0" in text
 
 
+def test_a_fault_of_the_service_is_counted_as_what_it_is_answered_with(opened, played) -> None:
+    with opened() as client:
+        played.fault = RuntimeError("what nobody thought of")
+        with pytest.raises(RuntimeError, match="nobody thought of"):  # Serve logs it
+            client.post(JOINT, params={"seconds": 4})
+        text = client.get("/metrics").text
+    assert 'momu_requests_total{code="500",path="/v1/generate/joint"} 1.0' in text
+
+
+def test_a_fault_behind_the_begin_of_an_answer_is_counted_once(opened, monkeypatch) -> None:
+    def torn(_: Any) -> Any:
+        yield b"the begin"
+        raise RuntimeError("the disk went")
+
+    monkeypatch.setattr("momu_dist.serving.jobs_api._chunks", torn)
+    with opened() as client:
+        job = job_of(client, {"task": "joint", "seconds": 4})
+        until(lambda: client.get(f"/v1/jobs/{job}").json()["items"]["done"] == 1)
+        with pytest.raises(RuntimeError, match="the disk went"):
+            client.get(f"/v1/jobs/{job}/items/0")
+        text = client.get("/metrics").text
+    assert 'momu_requests_total{code="200",path="/v1/jobs/{job}/items/{index}"} 1.0' in text
+    assert 'code="500"' not in text
+
+
+def test_who_hangs_up_while_the_body_comes_is_no_fault_of_the_service(opened) -> None:
+    async def gone() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    with opened() as client:
+        with pytest.raises(ClientDisconnect):
+            client.portal.call(posted, client.app, A2M, {}, gone)
+        assert 'code="500"' not in client.get("/metrics").text
+
+
 # -- uploads and jobs --------------------------------------------------------------------------------------------------
 
 
@@ -367,15 +403,28 @@ def test_a_job_is_made_and_fetched(opened) -> None:
         assert [answer.json() for answer in found] == ["joint:1", "a2m:2", "m2a:3"]
         types = [answer.headers["content-type"].split(";")[0] for answer in found]
         assert types == ["audio/wav", "video/mp4", "application/zip"]
+        recipes = [json.loads(answer.headers["x-momu-recipe"]) for answer in found]  # of several, the first's
+        assert recipes == [
+            {"task": task, "seed": seed} for task, seed in (("joint", 1), ("a2m", 2), ("m2a", 3))
+        ]
         page = client.get(f"/v1/jobs/{job}/items", params={"limit": 2}).json()
         assert [item["id"] for item in page["items"]] == ["one", None] and page["next"] == 2
         rest = client.get(f"/v1/jobs/{job}/items", params={"offset": 2}).json()
         assert [item["index"] for item in rest["items"]] == [2] and rest["next"] is None
         assert client.get(f"/v1/jobs/{job}/items/3").status_code == 404
-        path, _ = client.service.store.result(job, 0)
+        path, *_ = client.service.store.result(job, 0)
         assert int(found[0].headers["content-length"]) == path.stat().st_size
         path.unlink()  # it expires between two looks
         assert client.get(f"/v1/jobs/{job}/items/0").status_code == 404
+
+
+def test_a_result_from_before_recipes_were_kept_comes_without_one(opened) -> None:
+    with opened() as client:
+        job = job_of(client, {"task": "joint", "seconds": 4})
+        until(lambda: client.get(f"/v1/jobs/{job}").json()["items"]["done"] == 1)
+        client.service.store._db.execute("UPDATE items SET recipe = NULL")
+        answer = client.get(f"/v1/jobs/{job}/items/0")
+    assert answer.status_code == 200 and "x-momu-recipe" not in answer.headers
 
 
 def test_a_bad_item_fails_alone(opened) -> None:

@@ -66,10 +66,10 @@ async def running(runner: Runner) -> Any:
             await task
 
 
-def written(store: Store, item: StoredItem) -> tuple[Path, str]:
+def written(store: Store, item: StoredItem) -> tuple[Path, str, str]:
     path = store.temporary(".txt")
     path.write_text(f"{item.job} {item.index}")
-    return path, ".txt"
+    return path, ".txt", f"recipe of {item.index}"
 
 
 class Bench:
@@ -82,7 +82,7 @@ class Bench:
         self.at_work = self.most = 0
         self.open = asyncio.Event()
 
-    async def __call__(self, item: StoredItem, on_progress: OnProgress) -> tuple[Path, str]:
+    async def __call__(self, item: StoredItem, on_progress: OnProgress) -> tuple[Path, str, str]:
         self.started.append(item)
         self.at_work += 1
         self.most = max(self.most, self.at_work)
@@ -101,7 +101,7 @@ def failing(store: Store, errors: list[BaseException]) -> tuple[Work, list[Store
     """Work whose first attempts fail by `errors`, and the attempts."""
     attempts: list[StoredItem] = []
 
-    async def work(item: StoredItem, on_progress: OnProgress) -> tuple[Path, str]:
+    async def work(item: StoredItem, on_progress: OnProgress) -> tuple[Path, str, str]:
         attempts.append(item)
         if len(attempts) <= len(errors):
             raise errors[len(attempts) - 1]
@@ -145,7 +145,7 @@ def test_all_items_are_made_and_never_more_at_once_than_allowed(store: Store) ->
     for index in range(20):
         found = store.result(job, index)
         assert found is not None
-        assert found[0].read_text() == f"{job} {index}"
+        assert found[0].read_text() == f"{job} {index}" and found[2] == f"recipe of {index}"
 
 
 def test_a_place_is_taken_again_as_soon_as_an_item_ends(store: Store) -> None:
@@ -192,7 +192,7 @@ def test_progress_is_told_while_the_item_is_made(store: Store) -> None:
     async def main() -> None:
         seen = asyncio.Event()
 
-        async def work(item: StoredItem, on_progress: OnProgress) -> tuple[Path, str]:
+        async def work(item: StoredItem, on_progress: OnProgress) -> tuple[Path, str, str]:
             on_progress(10, 40)
             await seen.wait()
             return written(store, item)
@@ -232,7 +232,7 @@ def test_a_fault_that_stays_fails_the_item_without_its_details_and_the_others_ar
     job = add_job(store, 4)
     attempts: list[int] = []
 
-    async def work(item: StoredItem, on_progress: OnProgress) -> tuple[Path, str]:
+    async def work(item: StoredItem, on_progress: OnProgress) -> tuple[Path, str, str]:
         attempts.append(item.index)
         if item.index == 1:
             raise RuntimeError("/secret/path")
@@ -249,7 +249,7 @@ def test_an_outage_is_waited_out_longer_each_time_and_not_spent_on_other_items(s
     began_s = time.monotonic()
     attempts_s: list[float] = []
 
-    async def work(item: StoredItem, on_progress: OnProgress) -> tuple[Path, str]:
+    async def work(item: StoredItem, on_progress: OnProgress) -> tuple[Path, str, str]:
         attempts_s.append(time.monotonic() - began_s)
         if attempts_s[-1] < 0.3:
             raise ConnectionError
@@ -284,7 +284,7 @@ def test_restarts_do_not_try_a_fault_for_ever(store: Store) -> None:
     async def one_fault() -> None:
         begun = 0
 
-        async def work(item: StoredItem, on_progress: OnProgress) -> tuple[Path, str]:
+        async def work(item: StoredItem, on_progress: OnProgress) -> tuple[Path, str, str]:
             nonlocal begun
             begun += 1
             if begun == 2:
@@ -306,8 +306,8 @@ def test_restarts_do_not_try_a_fault_for_ever(store: Store) -> None:
 def test_work_that_names_no_file_is_a_fault(store: Store) -> None:
     job = add_job(store, 1)
 
-    async def work(item: StoredItem, on_progress: OnProgress) -> tuple[Path, str]:
-        return store.temporary(), ".txt"
+    async def work(item: StoredItem, on_progress: OnProgress) -> tuple[Path, str, str]:
+        return store.temporary(), ".txt", ""
 
     run_to_the_end(store, work)
     assert errors(store, job) == ["the service could not make it (FileNotFoundError)"]
@@ -385,7 +385,7 @@ def test_a_cancelled_job_frees_its_place_at_once_even_if_its_work_lingers(store:
     async def main() -> None:
         free = asyncio.Event()
 
-        async def work(item: StoredItem, on_progress: OnProgress) -> tuple[Path, str]:
+        async def work(item: StoredItem, on_progress: OnProgress) -> tuple[Path, str, str]:
             if item.job == lingering:
                 try:
                     await asyncio.sleep(1000)

@@ -60,7 +60,6 @@ def stepper(gate: Gate) -> Iterator[Stepper]:
     stepper = Stepper(capacity=2, most_jobs=1)
     yield stepper
     gate.open()
-    stepper.close()
 
 
 def until(true: Callable[[], bool]) -> None:
@@ -115,7 +114,7 @@ def test_requests_go_before_jobs_which_always_get_a_place(gate: Gate) -> None:
     gate.open()
     for future in [*jobs, *requests]:
         assert future.result(LIMIT_S)
-    stepper.close()
+    until(lambda: len(ended) == 20)  # a future has its result a moment before it tells of it
     assert max(gate.rows) == 4 and sum(gate.rows) == 5 * 4 + 15 * 2
     # Two jobs began while nobody else was there; then they have one place and the requests three.
     assert ended[:9].count("request") == 7
@@ -210,14 +209,3 @@ def test_a_stall_is_seen_and_idleness_is_none() -> None:
     gate.open()
     future.result(LIMIT_S)
     until(lambda: stepper.stalled_s() == 0.0)
-    stepper.close()
-
-
-def test_closing_cancels_what_is_left(gate: Gate) -> None:
-    stepper = Stepper(capacity=1, most_jobs=1)
-    futures = [stepper.start(generator_of(gate), walk(1000), "request") for _ in range(3)]
-    threading.Timer(0.05, gate.open).start()
-    stepper.close()
-    assert all(future.cancelled() for future in futures)
-    with pytest.raises(RuntimeError, match="closed"):
-        stepper.start(generator_of(gate), walk(1), "request")

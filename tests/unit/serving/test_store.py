@@ -19,6 +19,7 @@ from momu_dist.serving.store import ABANDONED_S, Store
 from momu_dist.serving.store_schema import Full, StoredItem
 
 LIFETIME_S = 100.0
+RECIPE = '{"seed": 1}'
 HOSTILE = [
     "",
     "../store.db",
@@ -105,7 +106,9 @@ def written(store: Store, content: bytes = b"result") -> Path:
 
 
 def finish(store: Store, item: StoredItem, content: bytes = b"result") -> bool:
-    return store.finish(item.job, item.index, written(store, content), ".mp4")
+    return store.finish(
+        item.job, item.index, written(store, content), ".mp4", f"recipe of {content.decode()}"
+    )
 
 
 def states(store: Store, job: str) -> list[str]:
@@ -226,8 +229,8 @@ def test_a_job_is_done_when_all_its_items_are_and_gives_their_results(store: Sto
     for index in range(2):
         found = store.result(job, index)
         assert found is not None
-        path, item_of = found
-        assert path.read_bytes() == f"result {index}".encode()
+        path, item_of, recipe = found
+        assert path.read_bytes() == f"result {index}".encode() and recipe == f"recipe of result {index}"
         assert path.suffix == ".mp4"
         assert item_of == jobs_of(2)[index]
     assert on_disk(store) == {f"results/{job}/0.mp4", f"results/{job}/1.mp4"}
@@ -313,7 +316,7 @@ def test_an_item_is_done_once(store: Store) -> None:
     assert states(store, job) == ["done"]
     found = store.result(job, 0)
     assert found is not None
-    assert found[0].read_bytes() == b"first"
+    assert found[0].read_bytes() == b"first" and found[2] == "recipe of first"
     assert on_disk(store) == {f"results/{job}/0.mp4"}
 
 
@@ -363,7 +366,7 @@ def test_a_cancel_and_a_result_at_once_agree_on_what_happened(store: Store) -> N
             finished: list[bool] = finished,
         ) -> None:  # fmt: skip
             start.wait()
-            finished.append(store.finish(item.job, item.index, result, "mp4"))
+            finished.append(store.finish(item.job, item.index, result, "mp4", RECIPE))
 
         thread = threading.Thread(target=finish_it)
         thread.start()
@@ -549,8 +552,27 @@ def test_a_folder_of_another_version_is_left_alone(store: Store) -> None:
     database = sqlite3.connect(store.folder / "store.db")
     database.execute("PRAGMA user_version = 7")
     database.close()
-    with pytest.raises(DataError, match="is a store of version 7, expected 1"):
+    with pytest.raises(DataError, match="is a store of version 7, expected 2"):
         Store(store.folder)
+
+
+def test_a_store_that_knew_no_recipes_goes_on_with_its_jobs(store: Store, clock: Clock) -> None:
+    job = store.add_job(jobs_of(2), LIFETIME_S)
+    assert finish(store, taken(store), b"before")
+    store.close()
+    database = sqlite3.connect(store.folder / "store.db", isolation_level=None)
+    database.execute("ALTER TABLE items DROP COLUMN recipe")  # which makes it one of version 1
+    database.execute("PRAGMA user_version = 1")
+    database.close()
+    for _ in range(2):  # it is of this version from then on
+        store = reopened(store, clock)
+    assert finish(store, taken(store), b"since")
+    found = [store.result(job, index) for index in range(2)]
+    assert [one and (one[0].read_bytes(), one[2]) for one in found] == [
+        (b"before", None),
+        (b"since", "recipe of since"),
+    ]
+    store.close()
 
 
 def test_a_file_that_is_no_database_is_a_sentence(tmp_path: Path) -> None:
@@ -589,10 +611,10 @@ def test_a_result_that_finds_the_disk_full_is_not_lost(store: Store, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", full)
         with pytest.raises(DiskError, match="No space left on device"):
-            store.finish(job, 0, result, ".mp4")
+            store.finish(job, 0, result, ".mp4", RECIPE)
     assert states(store, job) == ["running"]
     assert store.result(job, 0) is None
-    assert store.finish(item.job, item.index, result, ".mp4")
+    assert store.finish(item.job, item.index, result, ".mp4", RECIPE)
     assert states(store, job) == ["done"]
 
 
@@ -602,12 +624,12 @@ def test_a_result_whose_row_cannot_be_written_is_not_lost(store: Store, clock: C
         result, db = written(store), store._db
         store._db = Failing(db, "COMMIT")  # type: ignore[assignment]
         with pytest.raises(DiskError, match="database or disk is full"):
-            store.finish(job, item.index, result, ".mp4")
+            store.finish(job, item.index, result, ".mp4", RECIPE)
         store._db = db
         assert store.result(job, item.index) is None
         assert result.exists()
         if item.index == 0:
-            assert store.finish(job, item.index, result, ".mp4")
+            assert store.finish(job, item.index, result, ".mp4", RECIPE)
     store = reopened(store, clock)
     assert states(store, job) == ["done", "queued"]
     assert taken(store).index == 1
@@ -643,7 +665,7 @@ def test_a_result_that_is_not_there_is_no_fault_of_the_disk(store: Store) -> Non
     job = store.add_job(jobs_of(1), LIFETIME_S)
     taken(store)
     with pytest.raises(FileNotFoundError):
-        store.finish(job, 0, store.temporary(), ".mp4")
+        store.finish(job, 0, store.temporary(), ".mp4", RECIPE)
     assert states(store, job) == ["running"]
 
 
@@ -659,7 +681,7 @@ def test_it_knows_how_much_it_keeps(tmp_path: Path) -> None:
     store.take()
     result = store.temporary()
     result.write_bytes(b"123")
-    assert store.finish(job, 0, result, "wav") and store.stored == 8
+    assert store.finish(job, 0, result, "wav", RECIPE) and store.stored == 8
     store.close()
     store = Store(tmp_path, clock)
     assert store.stored == 8

@@ -50,7 +50,7 @@ while True:
     else:
         path = store.temporary()
         path.write_text(content := secrets.token_hex(8))
-        if store.finish(item.job, item.index, path, "txt"):
+        if store.finish(item.job, item.index, path, "txt", f"recipe of {content}"):
             tell("ended", item.job, item.index, content)
 """
 
@@ -71,7 +71,7 @@ def replace_and_die(source, target):
 
 os.replace = replace_and_die
 if sys.argv[2] == "finish":
-    store.finish(item.job, item.index, path, "txt")
+    store.finish(item.job, item.index, path, "txt", "recipe of the killed")
 else:
     store.add_file(path, 1e6)
 """
@@ -129,6 +129,7 @@ class Ledger:
             assert (result is not None) == (item.state == "done")
             if result is not None:
                 assert result[0].stat().st_size == item.bytes
+                assert result[2] == f"recipe of {result[0].read_text()}"
                 found.append(((job, item.index), result[0].read_text()))
             elif item.state == "failed":
                 found.append(((job, item.index), str(item.error)))
@@ -189,10 +190,10 @@ def test_a_kill_between_the_name_of_a_result_and_its_row_leaves_the_item_to_be_d
     assert item is not None
     path = store.temporary()
     path.write_text("of the next")
-    assert store.finish(item.job, item.index, path, suffix)
+    assert store.finish(item.job, item.index, path, suffix, "recipe of the next")
     found = store.result(job, 0)
     assert found is not None
-    assert found[0].read_text() == "of the next"
+    assert found[0].read_text() == "of the next" and found[2] == "recipe of the next"
     now_s[0] = 2.0
     assert store.expire() == 1
     assert list((tmp_path / "results").iterdir()) == []
