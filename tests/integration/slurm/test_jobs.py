@@ -266,7 +266,7 @@ def test_a_time_of_grace_is_used_to_save(submit: Callable[..., Submitted], lab: 
 def test_a_worker_node_that_dies_is_done_without(
     submit: Callable[..., Submitted], lab: Lab, field: Field
 ) -> None:
-    job = submit("goes-on", "train.max_steps=900", "train.min_workers=1")
+    job = submit("goes-on", "train.max_steps=200", "train.min_workers=1")
     job.until_step(20)
     lab.power_off("node2")
     try:
@@ -284,7 +284,7 @@ def test_a_worker_node_that_dies_is_done_without(
 def test_a_node_that_dies_sends_the_job_back_to_the_queue(
     submit: Callable[..., Submitted], lab: Lab, field: Field, node: str
 ) -> None:
-    job = submit(f"requeued-{node}", "train.max_steps=900")
+    job = submit(f"requeued-{node}", "train.max_steps=200")
     job.until_step(20)
     lab.power_off(node)
     try:
