@@ -250,6 +250,10 @@ class Lab:
         end = datetime.now() + timedelta(seconds=seconds_from_now)
         self.run("scontrol", "update", f"JobId={job}", f"EndTime={end:%Y-%m-%dT%H:%M:%S}")
 
+    def set_limit(self, job: int, minutes: int) -> None:
+        """Give a job that runs or waits a time limit; to move the end of one that runs is to change it for later starts too."""
+        self.run("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}")
+
     # Nodes, seen from inside
 
     def on_node(self, node: str, *command: str, **options: Any) -> subprocess.CompletedProcess[str]:

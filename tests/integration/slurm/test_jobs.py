@@ -226,6 +226,8 @@ def test_a_time_limit_and_a_preemption_cost_nothing(
     job.until_step(5)
     lab.set_end(job.number, 65)  # SLURM looks at limits every half minute
     job.until(lambda: job.status().get("restart") == 1, "restart after the time limit")
+    # The moved end has become a limit of few minutes, which the next starts would meet too.
+    lab.set_limit(job.number, 10)
     first = job.status()["before"][0]
     assert first["ended"]["code"] == 75 and first["ended"]["requeued"] and first["failures"] == 0
     before = max(steps_logged(job.run))
