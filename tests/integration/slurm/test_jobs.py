@@ -120,43 +120,35 @@ def submit(lab: Lab, field: Field, tmp_path: Path) -> Iterator[Callable[..., Sub
         time.sleep(0.2)
 
 
-def test_a_training_runs_on_two_nodes(submit: Callable[..., Submitted], lab: Lab, field: Field) -> None:
-    job = submit("two-nodes")
-    job.until_step(1)
-    workers = [[line for line in lab.processes(node) if "RayTrainWorker" in line] for node in lab.nodes]
-    assert [len(found) for found in workers] == [1, 1]
-    token = job.folder / "token"
-    assert token.stat().st_mode & 0o777 == 0o600
-    job.completes()
-    assert lab.accounting(job.number) == [("COMPLETED", "0:0")]
-    assert_every_sample_once(field, job.config, job.run)
-    status = job.status()
-    assert status["ended"]["code"] == 0 and not status["ended"]["requeued"] and status["step"] == STEPS
-    assert [node["name"] for node in status["nodes"]] == list(lab.nodes)
-    assert {"checks", "nodes", "ray", "workers", "first step", "training"} <= status["phases_s"].keys()
-    assert "Ray is up on 2 nodes" in job.text()
-
-
-def test_staged_data_is_read_from_the_disk_of_each_node(
+def test_a_training_runs_on_two_nodes_and_reads_from_the_disk_of_each(
     submit: Callable[..., Submitted], lab: Lab, field: Field, tmp_path: Path
 ) -> None:
-    """What all nodes see is gone before the training begins, and nobody makes it anew."""
+    """Data is staged, and what all nodes see of it is gone before the training begins; nobody makes it anew."""
     encode(field.config("dit_a2m", "local", "staged"))
     data, site = tmp_path / "data", tmp_path / "site.yaml"
     shutil.copytree(field.data.root, data)
     site.write_text("stage_data: true\n")
     job = submit(
-        "staged", "train.max_steps=120", extra=(f"data.root={data}",), env={"MOMU_CLUSTER": str(site)}
+        "two-nodes", "train.max_steps=120", extra=(f"data.root={data}",), env={"MOMU_CLUSTER": str(site)}
     )
     job.until(lambda: "Ray is up on 2 nodes" in job.text(), "Ray")
     shutil.rmtree(data / "latents")
     job.until_step(1)
+    workers = [[line for line in lab.processes(node) if "RayTrainWorker" in line] for node in lab.nodes]
+    assert [len(found) for found in workers] == [1, 1]
     copies = {node: lab.files(node, f"momu-*-{job.number}/shards/latents.json") for node in lab.nodes}
     assert all(copies.values()), copies
+    token = job.folder / "token"
+    assert token.stat().st_mode & 0o777 == 0o600
     job.completes()  # the copies have gone with everything else
     assert not (data / "latents").exists()
-    assert "staging" in job.status()["phases_s"]
+    assert lab.accounting(job.number) == [("COMPLETED", "0:0")]
     assert_every_sample_once(field, job.config, job.run)
+    status = job.status()
+    assert status["ended"]["code"] == 0 and not status["ended"]["requeued"] and status["step"] == 120
+    assert [node["name"] for node in status["nodes"]] == list(lab.nodes)
+    phases = {"checks", "nodes", "staging", "ray", "workers", "first step", "training"}
+    assert phases <= status["phases_s"].keys()
 
 
 def test_neighbours_are_not_disturbed(submit: Callable[..., Submitted], lab: Lab, field: Field) -> None:
