@@ -274,23 +274,6 @@ def test_a_worker_node_that_dies_is_done_without(
     job.leaves_nothing()
 
 
-@pytest.mark.parametrize("node", ["node2", "node1"])
-def test_a_node_that_dies_sends_the_job_back_to_the_queue(
-    submit: Callable[..., Submitted], lab: Lab, field: Field, node: str
-) -> None:
-    job = submit(f"requeued-{node}", "train.max_steps=200")
-    job.until_step(20)
-    lab.power_off(node)
-    try:
-        lab.wait_node(node, "down")
-    finally:
-        lab.power_on(node)
-        lab.wait_node(node, "idle", "mixed", "allocated")
-    job.until(lambda: job.status().get("restart") == 1, "restart")
-    job.completes(2 * RUN_S)
-    assert_every_sample_once(field, job.config, job.run)
-
-
 def kill_ray(job: Submitted, node: str) -> None:
     """Kill the raylet of a job on one of its nodes, and nothing else there."""
     pattern = f"/raylet/raylet .*/momu-{os.getuid()}-{job.number}/"
@@ -311,22 +294,41 @@ def test_a_ray_that_dies_on_a_worker_node_is_done_without(
     assert_every_sample_once(field, job.config, job.run)
 
 
-def test_a_ray_that_dies_on_a_worker_node_sends_the_job_back_to_the_queue(
+def test_a_ray_and_nodes_that_die_send_the_job_back_to_the_queue(
     submit: Callable[..., Submitted], lab: Lab, field: Field
 ) -> None:
-    job = submit("ray-requeued", "train.max_steps=200")
+    """Ray on a worker's node, then that node, then the node of the batch script; the job goes on after each."""
+    job = submit("requeued", "train.max_steps=400")
     job.until_step(20)
     logs = job.folder / "ray-node2.r0"
     shutil.rmtree(logs, ignore_errors=True)  # of a job of this number on an earlier cluster
     kill_ray(job, "node2")
-    job.until(lambda: job.status().get("restart") == 1, "restart")
+    before = goes_on_after(job, restart=1)
     reason = "node2 was lost, and train.min_workers is not set: Ray ended with exit code"
     ended = job.status()["before"][0]["ended"]
     assert ended["code"] == 1 and ended["requeued"] and ended["first_failure"].startswith(reason)
     assert f"first to fail: {reason}" in job.text()
     assert list(logs.glob("raylet*")), f"no logs of Ray in {logs}"
-    job.completes()
+    for restart, node in ((2, "node2"), (3, "node1")):
+        job.until_step(before + 20)
+        lab.power_off(node)
+        try:
+            lab.wait_node(node, "down")
+        finally:
+            lab.power_on(node)
+            lab.wait_node(node, "idle", "mixed", "allocated")
+        before = goes_on_after(job, restart)
+    job.completes(2 * RUN_S)
+    assert job.status()["restart"] == 3
     assert_every_sample_once(field, job.config, job.run)
+
+
+def goes_on_after(job: Submitted, restart: int) -> int:
+    """Wait until a job has been started again for the `restart`th time and trains; return the last step before that."""
+    job.until(lambda: job.status().get("restart") == restart, f"restart {restart}")
+    before = max(steps_logged(job.run))
+    job.until(lambda: job.events().count("goes on at step") >= restart, f"start {restart + 1}")
+    return before
 
 
 def fails_soon(job: Submitted, reason: str, cleared: bool = True) -> None:
