@@ -19,6 +19,7 @@ import torch
 from faults import Field, assert_every_sample_once, losses, steps_logged
 from lab import FINAL, Lab
 from momu_dist.launch.ports import plan
+from momu_dist.launch.sites import SITE
 from momu_dist.train.run import encode
 
 pytestmark = pytest.mark.slurm
@@ -120,6 +121,18 @@ def submit(lab: Lab, field: Field, tmp_path: Path) -> Iterator[Callable[..., Sub
         time.sleep(0.2)
 
 
+@pytest.fixture
+def hasty(tmp_path: Path) -> dict[str, str]:
+    """The environment for a job of a site whose Rays hold each other for lost after 40 s without an answer instead of 65 s, and
+    their head after 10 s without a connection instead of 30 s.
+    """
+    site = tmp_path / "hasty.yaml"
+    site.write_text(
+        'env: {RAY_health_check_failure_threshold: "3", RAY_gcs_rpc_server_reconnect_timeout_s: "10"}\n'
+    )
+    return {SITE: str(site)}
+
+
 def test_a_training_runs_on_two_nodes_and_reads_from_the_disk_of_each(
     submit: Callable[..., Submitted], lab: Lab, field: Field, tmp_path: Path
 ) -> None:
@@ -128,9 +141,7 @@ def test_a_training_runs_on_two_nodes_and_reads_from_the_disk_of_each(
     data, site = tmp_path / "data", tmp_path / "site.yaml"
     shutil.copytree(field.data.root, data)
     site.write_text("stage_data: true\n")
-    job = submit(
-        "two-nodes", "train.max_steps=120", extra=(f"data.root={data}",), env={"MOMU_CLUSTER": str(site)}
-    )
+    job = submit("two-nodes", "train.max_steps=120", extra=(f"data.root={data}",), env={SITE: str(site)})
     job.until(lambda: "Ray is up on 2 nodes" in job.text(), "Ray")
     shutil.rmtree(data / "latents")
     job.until_step(1)
@@ -258,9 +269,9 @@ def test_a_time_of_grace_is_used_to_save(submit: Callable[..., Submitted], lab: 
 
 
 def test_a_worker_node_that_dies_is_done_without(
-    submit: Callable[..., Submitted], lab: Lab, field: Field
+    submit: Callable[..., Submitted], lab: Lab, field: Field, hasty: dict[str, str]
 ) -> None:
-    job = submit("goes-on", "train.max_steps=200", "train.min_workers=1")
+    job = submit("goes-on", "train.max_steps=200", "train.min_workers=1", env=hasty)
     job.until_step(20)
     lab.power_off("node2")
     try:
@@ -295,10 +306,10 @@ def test_a_ray_that_dies_on_a_worker_node_is_done_without(
 
 
 def test_a_ray_and_nodes_that_die_send_the_job_back_to_the_queue(
-    submit: Callable[..., Submitted], lab: Lab, field: Field
+    submit: Callable[..., Submitted], lab: Lab, field: Field, hasty: dict[str, str]
 ) -> None:
     """Ray on a worker's node, then that node, then the node of the batch script; the job goes on after each."""
-    job = submit("requeued", "train.max_steps=400")
+    job = submit("requeued", "train.max_steps=400", env=hasty)
     job.until_step(20)
     logs = job.folder / "ray-node2.r0"
     shutil.rmtree(logs, ignore_errors=True)  # of a job of this number on an earlier cluster
