@@ -172,6 +172,8 @@ def test_neighbours_are_not_disturbed(submit: Callable[..., Submitted], lab: Lab
         half = ("-N2", "--cpus-per-task=2")
         one = submit("neighbour-one", "train.max_steps=100000", "train.checkpoint_every=1000", flags=half)
         one.until_step(0)
+        for node in lab.nodes:  # it trains on while the other starts, but without taking the cores from it
+            lab.give_way(node, "RayTrainWorker")
         # One after the other: on two cores six Rays that start at once take longer than Ray allows itself.
         two = submit("neighbour-two", flags=half)
         two.until(lambda: lab.state(two.number) == "COMPLETED", "end")
