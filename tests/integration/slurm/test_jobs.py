@@ -133,7 +133,15 @@ def hasty(tmp_path: Path) -> dict[str, str]:
     return {SITE: str(site)}
 
 
-def test_a_training_runs_on_two_nodes_and_reads_from_the_disk_of_each(
+def kill_ray(job: Submitted, node: str) -> None:
+    """Kill the raylet of a job on one of its nodes, and nothing else there."""
+    pattern = f"/raylet/raylet .*/momu-{os.getuid()}-{job.number}/"
+    found = job.lab.on_node(node, "pgrep", "-f", pattern, check=False).stdout.split()
+    assert len(found) == 1, (found, job.lab.processes(node))
+    job.lab.on_node(node, "kill", "-KILL", found[0])
+
+
+def test_a_training_reads_from_the_disk_of_each_node_and_does_without_a_ray_that_dies(
     submit: Callable[..., Submitted], lab: Lab, field: Field, tmp_path: Path
 ) -> None:
     """Data is staged, and what all nodes see of it is gone before the training begins; nobody makes it anew."""
@@ -141,7 +149,8 @@ def test_a_training_runs_on_two_nodes_and_reads_from_the_disk_of_each(
     data, site = tmp_path / "data", tmp_path / "site.yaml"
     shutil.copytree(field.data.root, data)
     site.write_text("stage_data: true\n")
-    job = submit("two-nodes", "train.max_steps=120", extra=(f"data.root={data}",), env={SITE: str(site)})
+    given = ("train.max_steps=200", "train.min_workers=1")
+    job = submit("two-nodes", *given, extra=(f"data.root={data}",), env={SITE: str(site)})
     job.until(lambda: "Ray is up on 2 nodes" in job.text(), "Ray")
     shutil.rmtree(data / "latents")
     job.until_step(1)
@@ -151,12 +160,16 @@ def test_a_training_runs_on_two_nodes_and_reads_from_the_disk_of_each(
     assert all(copies.values()), copies
     token = job.folder / "token"
     assert token.stat().st_mode & 0o777 == 0o600
+    job.until_step(20)
+    kill_ray(job, "node2")
     job.completes()  # the copies have gone with everything else
     assert not (data / "latents").exists()
     assert lab.accounting(job.number) == [("COMPLETED", "0:0")]
     assert_every_sample_once(field, job.config, job.run)
+    assert "node2 was lost (Ray ended with exit code" in job.text() and "goes on at step" in job.events()
     status = job.status()
-    assert status["ended"]["code"] == 0 and not status["ended"]["requeued"] and status["step"] == 120
+    assert status["restart"] == 0
+    assert status["ended"]["code"] == 0 and not status["ended"]["requeued"] and status["step"] == 200
     assert [node["name"] for node in status["nodes"]] == list(lab.nodes)
     phases = {"checks", "nodes", "staging", "ray", "workers", "first step", "training"}
     assert phases <= status["phases_s"].keys()
@@ -285,26 +298,6 @@ def test_a_worker_node_that_dies_is_done_without(
         lab.power_on("node2")
         lab.wait_node("node2", "idle")
     job.leaves_nothing()
-
-
-def kill_ray(job: Submitted, node: str) -> None:
-    """Kill the raylet of a job on one of its nodes, and nothing else there."""
-    pattern = f"/raylet/raylet .*/momu-{os.getuid()}-{job.number}/"
-    found = job.lab.on_node(node, "pgrep", "-f", pattern, check=False).stdout.split()
-    assert len(found) == 1, (found, job.lab.processes(node))
-    job.lab.on_node(node, "kill", "-KILL", found[0])
-
-
-def test_a_ray_that_dies_on_a_worker_node_is_done_without(
-    submit: Callable[..., Submitted], lab: Lab, field: Field
-) -> None:
-    job = submit("ray-lost", "train.max_steps=200", "train.min_workers=1")
-    job.until_step(20)
-    kill_ray(job, "node2")
-    job.completes()
-    assert job.status()["restart"] == 0 and "node2 was lost (Ray ended with exit code" in job.text()
-    assert "goes on at step" in job.events()
-    assert_every_sample_once(field, job.config, job.run)
 
 
 def test_a_ray_and_nodes_that_die_send_the_job_back_to_the_queue(
