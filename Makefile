@@ -88,8 +88,9 @@ lint: setup
 types: setup
 	$(call part,types,$(BIN)/mypy)
 
+# In two processes; a file's tests stay together and in order, as those of a file may share a port or a folder.
 unit: setup
-	$(call part,unit$(comma) contract$(comma) golden and architecture tests,$(WITH_PATH) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=5 -m "not integration and not slurm and not serving" tests)
+	$(call part,unit$(comma) contract$(comma) golden and architecture tests,$(WITH_PATH) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=5 -m "not integration and not slurm and not serving" tests)
 
 integration: setup
 	$(call part,integration tests,$(WITH_PATH) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=5 -m "integration and not chaos and not parity" tests)
