@@ -121,16 +121,11 @@ def submit(lab: Lab, field: Field, tmp_path: Path) -> Iterator[Callable[..., Sub
         time.sleep(0.2)
 
 
-@pytest.fixture
-def hasty(tmp_path: Path) -> dict[str, str]:
-    """The environment for a job of a site whose Rays hold each other for lost after 40 s without an answer instead of 65 s, and
-    their head after 10 s without a connection instead of 30 s.
-    """
-    site = tmp_path / "hasty.yaml"
-    site.write_text(
-        'env: {RAY_health_check_failure_threshold: "3", RAY_gcs_rpc_server_reconnect_timeout_s: "10"}\n'
-    )
-    return {SITE: str(site)}
+def of_site(folder: Path, settings: str) -> dict[str, str]:
+    """Write a site's YAML; return the environment for a job of that site."""
+    path = folder / "site.yaml"
+    path.write_text(f"{settings}\n")
+    return {SITE: str(path)}
 
 
 def kill_ray(job: Submitted, node: str) -> None:
@@ -146,11 +141,10 @@ def test_a_training_reads_from_the_disk_of_each_node_and_does_without_a_ray_that
 ) -> None:
     """Data is staged, and what all nodes see of it is gone before the training begins; nobody makes it anew."""
     encode(field.config("dit_a2m", "local", "staged"))
-    data, site = tmp_path / "data", tmp_path / "site.yaml"
+    data = tmp_path / "data"
     shutil.copytree(field.data.root, data)
-    site.write_text("stage_data: true\n")
     given = ("train.max_steps=200", "train.min_workers=1")
-    job = submit("two-nodes", *given, extra=(f"data.root={data}",), env={SITE: str(site)})
+    job = submit("two-nodes", *given, extra=(f"data.root={data}",), env=of_site(tmp_path, "stage_data: true"))
     job.until(lambda: "Ray is up on 2 nodes" in job.text(), "Ray")
     shutil.rmtree(data / "latents")
     job.until_step(1)
@@ -284,8 +278,10 @@ def test_a_time_of_grace_is_used_to_save(submit: Callable[..., Submitted], lab: 
 
 
 def test_a_worker_node_that_dies_is_done_without(
-    submit: Callable[..., Submitted], lab: Lab, field: Field, hasty: dict[str, str]
+    submit: Callable[..., Submitted], lab: Lab, field: Field, tmp_path: Path
 ) -> None:
+    # Ray holds a node for lost after 40 s without an answer instead of 65 s; SLURM does after 30 s.
+    hasty = of_site(tmp_path, 'env: {RAY_health_check_failure_threshold: "3"}')
     job = submit("goes-on", "train.max_steps=200", "train.min_workers=1", env=hasty)
     job.until_step(20)
     lab.power_off("node2")
@@ -301,9 +297,11 @@ def test_a_worker_node_that_dies_is_done_without(
 
 
 def test_a_ray_and_nodes_that_die_send_the_job_back_to_the_queue(
-    submit: Callable[..., Submitted], lab: Lab, field: Field, hasty: dict[str, str]
+    submit: Callable[..., Submitted], lab: Lab, field: Field, tmp_path: Path
 ) -> None:
     """Ray on a worker's node, then that node, then the node of the batch script; the job goes on after each."""
+    # A node gives up after 10 s without a connection to the head's Ray instead of 30 s.
+    hasty = of_site(tmp_path, 'env: {RAY_gcs_rpc_server_reconnect_timeout_s: "10"}')
     job = submit("requeued", "train.max_steps=400", env=hasty)
     job.until_step(20)
     logs = job.folder / "ray-node2.r0"
