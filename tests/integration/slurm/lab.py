@@ -250,6 +250,10 @@ class Lab:
         end = datetime.now() + timedelta(seconds=seconds_from_now)
         self.run("scontrol", "update", f"JobId={job}", f"EndTime={end:%Y-%m-%dT%H:%M:%S}")
 
+    def set_limit(self, job: int, minutes: int) -> None:
+        """Give a job that runs or waits a time limit; to move the end of one that runs is to change it for later starts too."""
+        self.run("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}")
+
     # Nodes, seen from inside
 
     def on_node(self, node: str, *command: str, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -259,20 +263,19 @@ class Lab:
 
     def processes(self, node: str) -> list[str]:
         """Return the command lines of all that runs on a node besides SLURM's own and the node's init."""
-        if not self._alive(node):
-            return []
-        init = self._init(node)
-        space, found = os.readlink(f"/proc/{init}/ns/pid"), []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error, OSError):
-                if os.readlink(f"/proc/{process.pid}/ns/pid") != space or process.pid == init:
-                    continue
-                command, name = process.cmdline(), process.name()
-                if process.status() == psutil.STATUS_ZOMBIE or name in {"slurmd", "slurmstepd"}:
-                    continue
-                if command != _INIT_SLEEP or process.ppid() != init:
-                    found.append(" ".join(command) or name)
-        return found
+        return [command for _, command in self._running(node)]
+
+    def give_way(self, node: str, word: str) -> None:
+        """Let what runs on a node with `word` in its command line take a tenth of the CPU time of others that want it.
+
+        Where the kernel groups processes by session it shares the time evenly all the same.
+        """
+        for process, command in self._running(node):
+            if word in command:
+                for thread in process.threads():  # each has a priority of its own; new threads take it over
+                    with contextlib.suppress(ProcessLookupError):
+                        nice = os.getpriority(os.PRIO_PROCESS, thread.id) + 10
+                        os.setpriority(os.PRIO_PROCESS, thread.id, min(nice, 19))
 
     def listening(self, node: str) -> set[int]:
         """Return the TCP ports on which a node listens, besides slurmd's."""
@@ -290,6 +293,22 @@ class Lab:
         return sorted(f"/{path.relative_to(root)}" for path in root.glob(fits))
 
     # Within
+
+    def _running(self, node: str) -> list[tuple[psutil.Process, str]]:
+        if not self._alive(node):
+            return []
+        init = self._init(node)
+        space, found = os.readlink(f"/proc/{init}/ns/pid"), []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                if os.readlink(f"/proc/{process.pid}/ns/pid") != space or process.pid == init:
+                    continue
+                command, name = process.cmdline(), process.name()
+                if process.status() == psutil.STATUS_ZOMBIE or name in {"slurmd", "slurmstepd"}:
+                    continue
+                if command != _INIT_SLEEP or process.ppid() != init:
+                    found.append((process, " ".join(command) or name))
+        return found
 
     def _ended(self, job: int) -> bool:
         runs = self.accounting(job)

@@ -61,17 +61,17 @@ def test_an_urgent_job_sends_another_back_to_the_queue(lab: Lab, tmp_path: Path)
     assert lab.accounting(job) == [("PREEMPTED", "0:0"), ("COMPLETED", "0:0")]
 
 
-def test_a_time_limit_can_be_moved(lab: Lab, tmp_path: Path) -> None:
-    job = lab.sbatch("-t", "60", script(tmp_path, "exec sleep 300"), cwd=tmp_path)
+def test_a_node_without_power_is_down_until_it_is_back_and_a_time_limit_can_be_moved(
+    lab: Lab, tmp_path: Path
+) -> None:
+    """Both are waited for at once: SLURM looks at limits, and holds a node for down, about every half minute."""
+    job = lab.sbatch("-t", "60", "-w", "node1", script(tmp_path, "exec sleep 300"), cwd=tmp_path)
     lab.wait(job, "RUNNING")
-    lab.set_end(job, 1)
-    assert lab.wait(job, "TIMEOUT", timeout=60) == "TIMEOUT"
-
-
-def test_a_node_without_power_is_down_until_it_is_back(lab: Lab, tmp_path: Path) -> None:
     lab.power_off("node2")
+    lab.set_end(job, 1)
     lab.wait_node("node2", "down")
     assert lab.processes("node2") == []
     lab.power_on("node2")
     lab.wait_node("node2", "idle")
     assert lab.run("srun", "-w", "node2", "hostname").stdout == "node2\n"
+    assert lab.wait(job, "TIMEOUT", timeout=60) == "TIMEOUT"

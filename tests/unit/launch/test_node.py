@@ -33,10 +33,16 @@ setsid sleep 98765 > /dev/null & setsid sleep 98765 > /dev/null &
 """
 
 
-class Played:
-    """An agent that was started, as srun does it."""
+# An agent that waits a second for the launcher's last word, and not ten.
+IMPATIENT = (
+    "import sys; from momu_dist.launch import node; node.LAUNCHER_S = 1.0; sys.exit(node.main(sys.argv[1:]))"
+)
 
-    def __init__(self, tmp_path: Path, behaviour: str, **changed: object) -> None:
+
+class Played:
+    """An agent that was started, as srun does it; nobody answers an impatient one that fails."""
+
+    def __init__(self, tmp_path: Path, behaviour: str, impatient: bool = False, **changed: object) -> None:
         # The agent takes the `ray` beside its Python.
         bin = tmp_path / "bin"
         bin.mkdir()
@@ -64,10 +70,11 @@ class Played:
             "kill_wait_s": 4.0,
         }
         self.orders = Orders(**{**facts, **changed})  # type: ignore[arg-type]
+        program = ("-c", IMPATIENT) if impatient else ("-m", "momu_dist.launch.node")
         # The package is found as this test finds it, whatever the name of the interpreter.
         env = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         self.process = subprocess.Popen(
-            [bin / "python", "-u", "-m", "momu_dist.launch.node", self.orders.text()],
+            [bin / "python", "-u", *program, self.orders.text()],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env,
         )  # fmt: skip
 
@@ -92,8 +99,8 @@ Play = Callable[..., Played]
 def played(tmp_path: Path) -> Iterator[Play]:
     made: list[Played] = []
 
-    def play(behaviour: str, **changed: object) -> Played:
-        made.append(Played(tmp_path, behaviour, **changed))
+    def play(behaviour: str, impatient: bool = False, **changed: object) -> Played:
+        made.append(Played(tmp_path, behaviour, impatient, **changed))
         return made[-1]
 
     yield play
@@ -123,14 +130,14 @@ def test_it_lives_as_long_as_its_input_and_leaves_nothing(played: Play) -> None:
 
 
 def test_ray_that_ends_is_told(played: Play) -> None:
-    agent = played("echo 'Ray runtime started.'; sleep 0.5; exit 3")
+    agent = played("echo 'Ray runtime started.'; sleep 0.5; exit 3", impatient=True)
     assert "Ray ended with exit code 3" in str(agent.heard("failed")["why"])
     assert agent.process.wait(15) == 1
     assert not agent.temp.exists() and not sleepers()
 
 
 def test_ray_that_does_not_start_is_told(played: Play) -> None:
-    agent = played("echo no; exit 1")
+    agent = played("echo no; exit 1", impatient=True)
     assert "while it started" in str(agent.heard("failed")["why"])
     assert agent.process.wait(15) == 1
 
@@ -162,7 +169,7 @@ def test_a_network_file_system_may_show_a_new_file_late(played: Play, tmp_path: 
 
 
 def test_a_fault_of_the_agent_is_told_and_leaves_nothing(played: Play) -> None:
-    agent = played(STARTS, cpus="many")
+    agent = played(STARTS, impatient=True, cpus="many")
     assert agent.heard("failed")["why"]
     assert agent.process.wait(15) == 1
     assert not agent.temp.exists()
@@ -172,7 +179,7 @@ def test_a_disk_that_nodes_share_is_refused_and_the_folder_of_the_other_stays(
     played: Play, tmp_path: Path
 ) -> None:
     other = take(tmp_path / "node", "n2")
-    agent = played(STARTS)
+    agent = played(STARTS, impatient=True)
     assert "is there already" in str(agent.heard("failed")["why"])
     assert agent.process.wait(15) == 1
     assert (tmp_path / "node" / "node").read_text() == "n2" and not agent.args.exists()
