@@ -88,18 +88,18 @@ lint: setup
 types: setup
 	$(call part,types,$(BIN)/mypy)
 
-# Three of these run in two processes; a file's tests stay together and in order, as they may share a port, a folder or a service.
+# In two processes; a file's tests stay together and in order, as those of a file may share a port or a folder.
 unit: setup
 	$(call part,unit$(comma) contract$(comma) golden and architecture tests,$(WITH_PATH) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=5 -m "not integration and not slurm and not serving" tests)
 
 integration: setup
-	$(call part,integration tests,$(WITH_PATH) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=5 -m "integration and not chaos and not parity" tests)
+	$(call part,integration tests,$(WITH_PATH) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=5 -m "integration and not chaos and not parity" tests)
 
 test-parity: setup
 	$(call part,parity of strategies,$(WITH_PATH) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=5 -m parity tests)
 
 test-serving: setup
-	$(call part,the service,$(WITH_PATH) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=5 -m serving tests)
+	$(call part,the service,$(WITH_PATH) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=5 -m serving tests)
 
 test-chaos: setup
 	$(call part,faults at random steps,$(WITH_PATH) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -rP --show-capture=stdout --durations=5 tests/integration/test_faults.py tests/integration/test_drain.py tests/integration/test_tracking.py)

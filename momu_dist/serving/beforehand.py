@@ -77,11 +77,10 @@ def _check_gpus(settings: ServiceSettings) -> None:
 def is_here(address: str) -> bool:
     """Return whether the Ray at `address` has its head, and with it Serve's process for HTTP, on this machine."""
     host = address.rpartition(":")[0]
-    with socket.socket() as probe:
-        try:
-            probe.bind((host, 0))
-        except OSError:
-            return False
+    try:
+        try_listening(host, 0)
+    except OSError:
+        return False
     return bool(host)
 
 
