@@ -97,7 +97,8 @@ class Job:
             return 0, work.done
         for note in work.notes:
             say(note)
-        self._check_budget(work.reached())
+        if not work.one_process:  # an evaluation begins anew each time: SLURM decides how often
+            self._check_budget(work.reached())
         self._check_asked()
         if work.uses_ray:
             self._bring_up(work)
@@ -259,9 +260,7 @@ class Job:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)  # SLURM's answer may come before scontrol's
             refused = self._requeue(facts.end)
             if refused:
-                self._tell_end(
-                    code, why, False, f"SLURM refuses ({refused}); submit it again, it goes on where it is"
-                )
+                self._tell_end(code, why, False, f"SLURM refuses ({refused}); submit it again")
             else:
                 time.sleep(60)  # until SLURM ends it: it must not be taken for one that has ended by itself
         return code

@@ -57,7 +57,7 @@ def requeued(end: End, budget: int) -> tuple[bool, str]:
     if failures > budget:
         return False, f"{failures} attempts in a row came no further, the budget is {budget}"
     if end.asked:
-        return True, "it was stopped before its end and goes on where it is"
+        return True, "it was stopped before its end"
     if end.first and not end.progressed and not end.node_lost:
         return (
             False,

@@ -246,6 +246,15 @@ def test_attempts_that_died_are_not_repeated_for_ever(play: Callable[..., Played
     assert "not requeued" in last[-1]
 
 
+def test_an_evaluation_begins_anew_as_often_as_it_is_preempted(
+    play: Callable[..., Played], tmp_path: Path
+) -> None:
+    """Here it finds no data."""
+    job = play("evaluate", "--checkpoint=nowhere", "--data=no data", **died(tmp_path, failures=3, reached=0))
+    assert job.process.wait(60) == 2
+    assert "no data" in job.status()["ended"]["why"]
+
+
 def test_an_attempt_that_died_after_it_had_come_further_begins_the_count_anew(
     tmp_path: Path, scontrol: None
 ) -> None:
