@@ -33,6 +33,7 @@ HURRIED_END_S = 4.0
 REQUEUE_S = 600.0
 """How long SLURM is asked to requeue the job, which holds its nodes meanwhile."""
 REQUEUE_PAUSE_S = 5.0
+ENDING = "SLURM is ending this job and knows what to do with it"
 POLL_S = 0.1
 LOOK_S = 1.0
 
@@ -254,31 +255,42 @@ class Job:
         self.status.set(failures=failures_after(end))
         self.status.phase("ended")
         if again and not (facts := job_facts(self.allocation.slurm_id)).running:
-            again, reason = False, "SLURM is ending this job and knows what to do with it"
-        self._tell_end(code, why, again, reason)  # before SLURM has it again, and ends this process for that
-        if again:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # SLURM's answer may come before scontrol's
-            refused = self._requeue(facts.end)
-            if refused:
-                self._tell_end(code, why, False, f"SLURM refuses ({refused}); submit it again")
-            else:
-                time.sleep(60)  # until SLURM ends it: it must not be taken for one that has ended by itself
+            again, reason = False, ENDING
+        self._tell_end(code, why)
+        if not again:
+            self._tell_next(False, reason)
+            return code
+        self._tell_next(None, reason)  # before SLURM has it again, and ends this process for that
+        if refused := self._requeue(facts.end):
+            self._tell_next(False, refused)
+            return code
+        self._tell_next(True, reason)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if "SIGTERM" in self._signals:  # it came before scontrol's answer
+            os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)  # until SLURM ends it: it must not be taken for one that has ended by itself
         return code
 
     def _requeue(self, end: float) -> str:
         """Put this job back into the queue, asking again while SLURM is busy; return why not, or nothing."""
-        until = min(end - HURRIED_END_S, time.time() + REQUEUE_S)
+        until = time.time() + REQUEUE_S
         while refused := requeue(self.allocation.slurm_id):
+            next_try = time.monotonic() + REQUEUE_PAUSE_S
+            while "SIGTERM" not in self._signals and time.monotonic() < next_try:
+                time.sleep(POLL_S)
+            # Looked at just before it is asked again: that would bring a cancelled job back.
             facts = job_facts(self.allocation.slurm_id)
-            if not facts.running or facts.restarts > self.allocation.restart:
+            if facts.restarts > self.allocation.restart:
                 return ""  # only the answer was lost
-            if not facts.requeues or time.time() + REQUEUE_PAUSE_S > until:
-                return refused
-            time.sleep(REQUEUE_PAUSE_S)
+            if not facts.running or "SIGTERM" in self._signals:
+                return ENDING
+            end = facts.end if facts.state else end  # limits may be changed
+            if not facts.requeues or time.time() > min(until, end - HURRIED_END_S):
+                return f"SLURM refuses ({refused}); submit it again"
         return ""
 
-    def _tell_end(self, code: int, why: str, again: bool, reason: str) -> None:
-        ended = {"code": code, "why": why, "first_failure": self.first_failure, "requeued": again}
+    def _tell_end(self, code: int, why: str) -> None:
+        ended = {"code": code, "why": why, "first_failure": self.first_failure, "requeued": None}
         self.status.set(ended=ended)
         phases = ", ".join(
             f"{name} {seconds:.1f} s" for name, seconds in self.status.facts["phases_s"].items()
@@ -288,8 +300,13 @@ class Job:
             say(f"first to fail: {self.first_failure}; logs: {self.folder}")
         if why != self.first_failure:
             say(why)
-        requeued = "requeued" if again else "not requeued"
-        say(f"job {self.allocation.slurm_id} ends with exit code {code}, {requeued}: {reason}")
+
+    def _tell_next(self, again: bool | None, reason: str) -> None:
+        """Tell whether SLURM has it again; None while it is asked, which is all that a killed job leaves."""
+        ended = {**self.status.facts["ended"], "requeued": again}
+        self.status.set(ended=ended)
+        words = {True: "requeued", False: "not requeued", None: "asking SLURM to requeue it"}
+        say(f"job {self.allocation.slurm_id} ends with exit code {ended['code']}, {words[again]}: {reason}")
 
 
 def failing_rank(why: str) -> str | None:
