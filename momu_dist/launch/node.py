@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from momu_dist.launch.children import adopt_orphans, end_descendants
+from momu_dist.launch.doctor.folders import UNSEEN_S, read_anew
 from momu_dist.launch.machine import gpus_given, memory_mb
 from momu_dist.launch.ports import PortPlan, busy_of
 from momu_dist.launch.ray_start import ray_command
@@ -36,8 +37,6 @@ RAY_S = 60.0
 """How long Ray may take to start."""
 RAY_STARTS = 2
 """How often it may try: on a node that is busy for a moment it gives itself half a minute."""
-SEEN_S = 5.0
-"""How long a network file system may hide a new file."""
 HEAD_S = RAY_STARTS * RAY_S
 """How long a node waits for the head's Ray."""
 ALIVE_S = 5.0
@@ -182,7 +181,9 @@ class Agent:
                 raise Refused(
                     f"the folder {folder} is not there; it must lie on a file system that all nodes share"
                 )
-        if self.orders.sign is not None and not self._wait(Path(self.orders.sign).is_file, SEEN_S):
+        if self.orders.sign is not None and not self._wait(
+            lambda: read_anew(Path(str(self.orders.sign))) is not None, UNSEEN_S
+        ):
             raise Refused(
                 f"the folder {Path(self.orders.sign).parent} is another one than on {self.orders.head}; it must lie on a file "
                 "system that all nodes share"

@@ -33,9 +33,10 @@ setsid sleep 98765 > /dev/null & setsid sleep 98765 > /dev/null &
 """
 
 
-# An agent that waits a second for the launcher's last word, and not ten.
+# An agent that waits a second for the launcher's last word, and not ten, and as long for a file.
 IMPATIENT = (
-    "import sys; from momu_dist.launch import node; node.LAUNCHER_S = 1.0; sys.exit(node.main(sys.argv[1:]))"
+    "import sys; from momu_dist.launch import node; node.LAUNCHER_S = node.UNSEEN_S = 1.0; "
+    "sys.exit(node.main(sys.argv[1:]))"
 )
 
 
@@ -158,13 +159,13 @@ def test_a_missing_shared_folder_is_refused(played: Play) -> None:
 
 
 def test_a_folder_of_the_same_name_that_is_another_one_is_refused(played: Play, tmp_path: Path) -> None:
-    agent = played(STARTS, sign=str(tmp_path / ".momu-1"))
+    agent = played(STARTS, impatient=True, sign=str(tmp_path / ".momu-1"))
     assert f"{tmp_path} is another one than on n1" in str(agent.heard("failed")["why"])
     assert not agent.args.exists()
 
 
 def test_a_network_file_system_may_show_a_new_file_late(played: Play, tmp_path: Path) -> None:
-    threading.Timer(2.0, (tmp_path / ".momu-1").touch).start()
+    threading.Timer(6.0, (tmp_path / ".momu-1").touch).start()
     played(STARTS, sign=str(tmp_path / ".momu-1")).heard("joined")
 
 
