@@ -10,7 +10,7 @@ import traceback
 from collections import deque
 from collections.abc import Sequence
 
-from momu_dist.errors import STOPPED, ConfigError, Stopped
+from momu_dist.errors import STOPPED, ConfigError, Stopped, without_login
 from momu_dist.launch.allocation import Allocation
 from momu_dist.launch.children import Child, end_all
 from momu_dist.launch.node import KEEP_LOGS
@@ -65,7 +65,8 @@ class Job:
     def run(self, name: str, arguments: Sequence[str]) -> int:
         """Do the work and return the exit code for SLURM: that of the driver, or of what kept it from running."""
         restart = self.allocation.restart
-        self.status.open(self.allocation.job_id, self.allocation.job_name, restart, [name, *arguments])
+        work = [name, *map(without_login, arguments)]
+        self.status.open(self.allocation.job_id, self.allocation.job_name, restart, work)
         again = f", started again ({restart})" if restart else ""
         say(
             f"job {self.allocation.slurm_id}{again} on {', '.join(self.allocation.nodes)}; status: {self.status.path}"

@@ -17,7 +17,7 @@ from momu_dist.core.catalog import STAGES
 from momu_dist.data.latents import latent_fingerprint
 from momu_dist.data.manifest import Manifest
 from momu_dist.data.ray_pipeline import READER_CPUS
-from momu_dist.errors import ConfigError
+from momu_dist.errors import ConfigError, without_login
 from momu_dist.launch.machine import gpus_given
 from momu_dist.launch.sites import Site
 from momu_dist.serving.settings import ServiceSettings, read_config, settings_from
@@ -119,7 +119,8 @@ def make_work(name: str, arguments: Sequence[str], site: Site, temp: str) -> Wor
     try:
         return makers[name](arguments, site, temp)
     except SystemExit as error:  # of argparse, which has printed how it is used
-        raise ConfigError(f"{name} {' '.join(arguments)}: cannot be read; see the lines above.") from error
+        given = without_login(" ".join(arguments))
+        raise ConfigError(f"{name} {given}: cannot be read; see the lines above.") from error
 
 
 def _training(arguments: Sequence[str], site: Site, temp: str) -> Work:

@@ -406,7 +406,8 @@ def test_a_fault_of_the_launcher_is_told_as_the_end_of_the_job(
 
     monkeypatch.setattr(job_module, "make_work", broken)
     job = job_module.Job(Allocation(7, "momu", 0, ("n1",), (2,), tmp_path, "7"), Site(), 3, deque())
-    assert job.run("hold", []) == 1
+    assert job.run("train", ["tracking.uri=http://me:secret@login01:5000"]) == 1
+    assert job.status.facts["work"] == ["train", "tracking.uri=http://***@login01:5000"]
     printed = capfd.readouterr()
     assert said in printed.out.splitlines()[-2]
     assert "first to fail: the launcher, on n1" in printed.out and "in broken" in printed.err
