@@ -66,6 +66,13 @@ def test_a_login_is_that_of_the_environment_or_it_is_said_that_there_is_none(
             "API request to http://me:secret@h/api failed: me@x",
             "API request to http://***@h/api failed: me@x",
         ),
+        ("http://me:p@ss@host", "http://***@host"),
+        (
+            "mssql+pyodbc:///?odbc_connect=UID%3Dme%3BPWD%3Dsecret%3B&x=1",
+            "mssql+pyodbc:///?odbc_connect=UID%3Dme%3BPWD%3D***&x=1",
+        ),
+        ("mssql://db/x?Pwd=secret", "mssql://db/x?Pwd=***"),
+        ("http://login01:5000/api/x?user=me@x", "http://login01:5000/api/x?user=me@x"),
         ("http://login01:5000", "http://login01:5000"),
         ("sqlite:////srv/a:b@c/mlflow.db", "sqlite:////srv/a:b@c/mlflow.db"),
         ("auto", "auto"),
