@@ -131,8 +131,8 @@ class Job:
         ports = plan(self.allocation.job_id, self.allocation.restart)
         self.status.phase("nodes")
         cluster = self.cluster = RayCluster(self.allocation, ports, self.folder, self.temp, self.site.env)
-        with signed(work.out, self.allocation.job_id) as sign:
-            cluster.start(work, sign, self.kill_wait_s)
+        with signed(work.written, self.allocation.job_id) as signs:
+            cluster.start(work, signs, self.kill_wait_s)
             cluster.wait_for("ready", self._check_asked)
         self.status.set(nodes=[{"name": node.name, **(node.facts or {})} for node in cluster.nodes.values()])
         say(f"ports: {ports}")

@@ -21,6 +21,7 @@ import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -74,8 +75,8 @@ class Orders:
     temp: str
     needed: tuple[str, ...]
     """Folders that must be there: the shared file system."""
-    sign: str | None
-    """A file that the launcher has left in the folder which the job writes to."""
+    signs: tuple[str, ...]
+    """Files that the launcher has left in the folders which the job writes to."""
     staged: tuple[tuple[str, str], ...]
     """What is copied to this node's disk first: from, to (below `temp`)."""
     kept_logs: str
@@ -93,7 +94,8 @@ class Orders:
     @classmethod
     def read(cls, text: str) -> Orders:
         tree = json.loads(text)
-        return cls(**{**tree, "needed": tuple(tree["needed"]), "staged": tuple(map(tuple, tree["staged"]))})
+        lists = {"needed": tuple(tree["needed"]), "signs": tuple(tree["signs"])}
+        return cls(**{**tree, **lists, "staged": tuple(map(tuple, tree["staged"]))})
 
 
 class Refused(Exception):
@@ -181,13 +183,12 @@ class Agent:
                 raise Refused(
                     f"the folder {folder} is not there; it must lie on a file system that all nodes share"
                 )
-        if self.orders.sign is not None and not self._wait(
-            lambda: read_anew(Path(str(self.orders.sign))) is not None, UNSEEN_S
-        ):
-            raise Refused(
-                f"the folder {Path(self.orders.sign).parent} is another one than on {self.orders.head}; it must lie on a file "
-                "system that all nodes share"
-            )
+        for sign in map(Path, self.orders.signs):
+            if not self._wait(partial(read_anew, sign), UNSEEN_S):
+                raise Refused(
+                    f"the folder {sign.parent} is another one than on {self.orders.head}; it must lie on a file system that all "
+                    "nodes share"
+                )
         sweep(self.temp.parent, self.orders.node)  # of this job too, if an attempt before was killed
         try:
             self.owner = take(self.temp, self.orders.node)

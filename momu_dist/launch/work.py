@@ -41,8 +41,8 @@ class Work:
     total_steps: int | None = None
     needed: tuple[str, ...] = ()
     """Folders that every node must see."""
-    out: Path | None = None
-    """The one of them that it writes to, which must be the same folder on all."""
+    written: tuple[Path, ...] = ()
+    """Folders that it writes to, each of which must be the same one on every node."""
     staged: tuple[tuple[str, str], ...] = ()
     """What is copied to each node's own disk: from, to."""
     result: Path | None = None
@@ -145,15 +145,17 @@ def _training(arguments: Sequence[str], site: Site, temp: str) -> Work:
     notes = _check_gpus(config)
     data = Manifest.load(config.data.root)
     latents = _latents(data, config)
-    out = Path(config.out).absolute()
-    written = [out] if latents is None or config.data.latents is None else [out, latents]
+    encodes = latents is not None and not (latents / "latents.json").is_file()
+    written = [] if options.only_latents else [Path(config.out).absolute()]
+    if latents is not None and encodes:
+        written.append(latents)
     for folder in written:
         folder.mkdir(parents=True, exist_ok=True)
     staged: tuple[tuple[str, str], ...] = ()
     if site.stage_data and not options.only_latents:
         if config.train.strategy == "local":  # no agent, which copies
             notes.append("stage_data copies nothing for strategy local")
-        elif latents is not None and not (latents / "latents.json").is_file():
+        elif encodes:
             notes.append(
                 f"stage_data copies nothing: the latents are encoded first, for all nodes, at {latents}"
             )
@@ -161,10 +163,11 @@ def _training(arguments: Sequence[str], site: Site, temp: str) -> Work:
             local = f"{temp}/shards"
             staged = ((str(latents or data.root.absolute()), local),)
             command.append(_override("data.root" if latents is None else "data.latents", local))
-    needed = tuple(str(folder) for folder in (Path.cwd(), data.root.absolute(), *written))
+    read = (data.root.absolute(), *([] if latents is None or encodes else [latents]))
+    needed = tuple(str(folder) for folder in (Path.cwd(), *read, *written))
     result = latents if options.only_latents else None
     return Work(
-        tuple(command), config, not options.only_latents, steps, needed, out, staged, result,
+        tuple(command), config, not options.only_latents, steps, needed, tuple(written), staged, result,
         notes=tuple(notes), set_by_user=given,
     )  # fmt: skip
 
@@ -212,7 +215,8 @@ def _preparation(arguments: Sequence[str], site: Site, temp: str) -> Work:
     if result is not None:
         result.mkdir(parents=True, exist_ok=True)
         needed.append(str(result))
-    return Work(tuple(command), needed=tuple(needed), out=result, result=result)
+    written = () if result is None else (result,)
+    return Work(tuple(command), needed=tuple(needed), written=written, result=result)
 
 
 def _evaluation(arguments: Sequence[str], site: Site, temp: str) -> Work:
