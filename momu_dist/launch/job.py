@@ -153,7 +153,7 @@ class Job:
         self.status.phase("workers")
         progress = Progress(work, self.status)
         if self.cluster is None:
-            env = {**os.environ, **self.site.env}
+            env = dict(os.environ)
         else:
             env = {**self.cluster.env, "RAY_ADDRESS": self.cluster.address}
         env |= {"PYTHONUNBUFFERED": "1", GIVEN_AT: str(time.time() - process_age_s())}

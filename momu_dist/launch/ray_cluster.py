@@ -111,7 +111,7 @@ class RayCluster:
         self.env = {
             **{name: value for name, value in step_env().items() if not name.startswith("RAY_")},
             **RAY_ENV,
-            **site_env,
+            **site_env,  # it is in step_env() too; here for what it sets of Ray
             "RAY_AUTH_TOKEN_PATH": str(self.token),
             # Node-local, should DeepSpeed compile anything: nodes with other processors must not share it.
             "TORCH_EXTENSIONS_DIR": f"{temp}/torch_extensions",
