@@ -61,7 +61,10 @@ def json_fault(error: Exception) -> str:
 
 def without_login(text: str) -> str:
     """Return `text`, such as a URI or what a library says of one, with stars in place of a name and password."""
-    return re.sub(r"(?<=//)[^/@\s]*(:[^@\s]*)?(?=@)|(?<=password=)[^&\s]+", "***", text)
+    # SQLAlchemy lets a password hold a slash, which ends what stands before the @ in an address of http.
+    login = r"(?<=//)(?:[^/?#\s]*|(?<!http://)(?<!https://)[^/@:\s]*:[^@\s]*)(?=@)"
+    text = re.sub(login, "***", text, flags=re.IGNORECASE)
+    return re.sub(r"((?:password|pwd)(?:=|%3D))[^&\s]+", r"\1***", text, flags=re.IGNORECASE)
 
 
 STOPPED = 75

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from momu_dist.data.manifest import Manifest
 from momu_dist.data.prepare import PrepareOptions, prepare
 from momu_dist.data.sources import make_source
 from momu_dist.train.run import train
+
+# Of the shell: runs would be tracked there, and jobs be those of that site.
+for _variable in ("MLFLOW_TRACKING_URI", "MOMU_CLUSTER"):
+    os.environ.pop(_variable, None)
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 STAGE_ORDER = ("music_vae", "motion_vae", "dit_m2a", "dit_a2m")

@@ -10,7 +10,7 @@ import traceback
 from collections import deque
 from collections.abc import Sequence
 
-from momu_dist.errors import STOPPED, ConfigError, Stopped
+from momu_dist.errors import STOPPED, ConfigError, Stopped, without_login
 from momu_dist.launch.allocation import Allocation
 from momu_dist.launch.children import Child, end_all
 from momu_dist.launch.node import KEEP_LOGS
@@ -33,6 +33,7 @@ HURRIED_END_S = 4.0
 REQUEUE_S = 600.0
 """How long SLURM is asked to requeue the job, which holds its nodes meanwhile."""
 REQUEUE_PAUSE_S = 5.0
+ENDING = "SLURM is ending this job and knows what to do with it"
 POLL_S = 0.1
 LOOK_S = 1.0
 
@@ -64,7 +65,8 @@ class Job:
     def run(self, name: str, arguments: Sequence[str]) -> int:
         """Do the work and return the exit code for SLURM: that of the driver, or of what kept it from running."""
         restart = self.allocation.restart
-        self.status.open(self.allocation.job_id, self.allocation.job_name, restart, [name, *arguments])
+        work = [name, *map(without_login, arguments)]
+        self.status.open(self.allocation.job_id, self.allocation.job_name, restart, work)
         again = f", started again ({restart})" if restart else ""
         say(
             f"job {self.allocation.slurm_id}{again} on {', '.join(self.allocation.nodes)}; status: {self.status.path}"
@@ -97,7 +99,8 @@ class Job:
             return 0, work.done
         for note in work.notes:
             say(note)
-        self._check_budget(work.reached())
+        if not work.one_process:  # an evaluation begins anew each time: SLURM decides how often
+            self._check_budget(work.reached())
         self._check_asked()
         if work.uses_ray:
             self._bring_up(work)
@@ -128,8 +131,8 @@ class Job:
         ports = plan(self.allocation.job_id, self.allocation.restart)
         self.status.phase("nodes")
         cluster = self.cluster = RayCluster(self.allocation, ports, self.folder, self.temp, self.site.env)
-        with signed(work.out, self.allocation.job_id) as sign:
-            cluster.start(work, sign, self.kill_wait_s)
+        with signed(work.written, self.allocation.job_id) as signs:
+            cluster.start(work, signs, self.kill_wait_s)
             cluster.wait_for("ready", self._check_asked)
         self.status.set(nodes=[{"name": node.name, **(node.facts or {})} for node in cluster.nodes.values()])
         say(f"ports: {ports}")
@@ -150,7 +153,7 @@ class Job:
         self.status.phase("workers")
         progress = Progress(work, self.status)
         if self.cluster is None:
-            env = {**os.environ, **self.site.env}
+            env = dict(os.environ)
         else:
             env = {**self.cluster.env, "RAY_ADDRESS": self.cluster.address}
         env |= {"PYTHONUNBUFFERED": "1", GIVEN_AT: str(time.time() - process_age_s())}
@@ -253,33 +256,42 @@ class Job:
         self.status.set(failures=failures_after(end))
         self.status.phase("ended")
         if again and not (facts := job_facts(self.allocation.slurm_id)).running:
-            again, reason = False, "SLURM is ending this job and knows what to do with it"
-        self._tell_end(code, why, again, reason)  # before SLURM has it again, and ends this process for that
-        if again:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # SLURM's answer may come before scontrol's
-            refused = self._requeue(facts.end)
-            if refused:
-                self._tell_end(
-                    code, why, False, f"SLURM refuses ({refused}); submit it again, it goes on where it is"
-                )
-            else:
-                time.sleep(60)  # until SLURM ends it: it must not be taken for one that has ended by itself
+            again, reason = False, ENDING
+        self._tell_end(code, why)
+        if not again:
+            self._tell_next(False, reason)
+            return code
+        self._tell_next(None, reason)  # before SLURM has it again, and ends this process for that
+        if refused := self._requeue(facts.end):
+            self._tell_next(False, refused)
+            return code
+        self._tell_next(True, reason)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if "SIGTERM" in self._signals:  # it came before scontrol's answer
+            os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)  # until SLURM ends it: it must not be taken for one that has ended by itself
         return code
 
     def _requeue(self, end: float) -> str:
         """Put this job back into the queue, asking again while SLURM is busy; return why not, or nothing."""
-        until = min(end - HURRIED_END_S, time.time() + REQUEUE_S)
+        until = time.time() + REQUEUE_S
         while refused := requeue(self.allocation.slurm_id):
+            next_try = time.monotonic() + REQUEUE_PAUSE_S
+            while "SIGTERM" not in self._signals and time.monotonic() < next_try:
+                time.sleep(POLL_S)
+            # Looked at just before it is asked again: that would bring a cancelled job back.
             facts = job_facts(self.allocation.slurm_id)
-            if not facts.running or facts.restarts > self.allocation.restart:
+            if facts.restarts > self.allocation.restart:
                 return ""  # only the answer was lost
-            if not facts.requeues or time.time() + REQUEUE_PAUSE_S > until:
-                return refused
-            time.sleep(REQUEUE_PAUSE_S)
+            if not facts.running or "SIGTERM" in self._signals:
+                return ENDING
+            end = facts.end if facts.state else end  # limits may be changed
+            if not facts.requeues or time.time() > min(until, end - HURRIED_END_S):
+                return f"SLURM refuses ({refused}); submit it again"
         return ""
 
-    def _tell_end(self, code: int, why: str, again: bool, reason: str) -> None:
-        ended = {"code": code, "why": why, "first_failure": self.first_failure, "requeued": again}
+    def _tell_end(self, code: int, why: str) -> None:
+        ended = {"code": code, "why": why, "first_failure": self.first_failure, "requeued": None}
         self.status.set(ended=ended)
         phases = ", ".join(
             f"{name} {seconds:.1f} s" for name, seconds in self.status.facts["phases_s"].items()
@@ -289,8 +301,13 @@ class Job:
             say(f"first to fail: {self.first_failure}; logs: {self.folder}")
         if why != self.first_failure:
             say(why)
-        requeued = "requeued" if again else "not requeued"
-        say(f"job {self.allocation.slurm_id} ends with exit code {code}, {requeued}: {reason}")
+
+    def _tell_next(self, again: bool | None, reason: str) -> None:
+        """Tell whether SLURM has it again; None while it is asked, which is all that a killed job leaves."""
+        ended = {**self.status.facts["ended"], "requeued": again}
+        self.status.set(ended=ended)
+        words = {True: "requeued", False: "not requeued", None: "asking SLURM to requeue it"}
+        say(f"job {self.allocation.slurm_id} ends with exit code {ended['code']}, {words[again]}: {reason}")
 
 
 def failing_rank(why: str) -> str | None:

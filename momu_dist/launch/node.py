@@ -21,10 +21,12 @@ import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 from momu_dist.launch.children import adopt_orphans, end_descendants
+from momu_dist.launch.doctor.folders import UNSEEN_S, read_anew
 from momu_dist.launch.machine import gpus_given, memory_mb
 from momu_dist.launch.ports import PortPlan, busy_of
 from momu_dist.launch.ray_start import ray_command
@@ -36,8 +38,6 @@ RAY_S = 60.0
 """How long Ray may take to start."""
 RAY_STARTS = 2
 """How often it may try: on a node that is busy for a moment it gives itself half a minute."""
-SEEN_S = 5.0
-"""How long a network file system may hide a new file."""
 HEAD_S = RAY_STARTS * RAY_S
 """How long a node waits for the head's Ray."""
 ALIVE_S = 5.0
@@ -75,8 +75,8 @@ class Orders:
     temp: str
     needed: tuple[str, ...]
     """Folders that must be there: the shared file system."""
-    sign: str | None
-    """A file that the launcher has left in the folder which the job writes to."""
+    signs: tuple[str, ...]
+    """Files that the launcher has left in the folders which the job writes to."""
     staged: tuple[tuple[str, str], ...]
     """What is copied to this node's disk first: from, to (below `temp`)."""
     kept_logs: str
@@ -94,7 +94,8 @@ class Orders:
     @classmethod
     def read(cls, text: str) -> Orders:
         tree = json.loads(text)
-        return cls(**{**tree, "needed": tuple(tree["needed"]), "staged": tuple(map(tuple, tree["staged"]))})
+        lists = {"needed": tuple(tree["needed"]), "signs": tuple(tree["signs"])}
+        return cls(**{**tree, **lists, "staged": tuple(map(tuple, tree["staged"]))})
 
 
 class Refused(Exception):
@@ -182,11 +183,12 @@ class Agent:
                 raise Refused(
                     f"the folder {folder} is not there; it must lie on a file system that all nodes share"
                 )
-        if self.orders.sign is not None and not self._wait(Path(self.orders.sign).is_file, SEEN_S):
-            raise Refused(
-                f"the folder {Path(self.orders.sign).parent} is another one than on {self.orders.head}; it must lie on a file "
-                "system that all nodes share"
-            )
+        for sign in map(Path, self.orders.signs):
+            if not self._wait(partial(read_anew, sign), UNSEEN_S):
+                raise Refused(
+                    f"the folder {sign.parent} is another one than on {self.orders.head}; it must lie on a file system that all "
+                    "nodes share"
+                )
         sweep(self.temp.parent, self.orders.node)  # of this job too, if an attempt before was killed
         try:
             self.owner = take(self.temp, self.orders.node)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import errno
+import socket
 from dataclasses import dataclass
 
 from momu_dist.errors import STOPPED, MomuError
 
 USER_ERROR = 2
 """The exit code of what a user must mend; see momu_dist.errors."""
-_MENDABLE = {
-    errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EISDIR, errno.ENOENT, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS,
+_PASSING = {
+    None, socket.EAI_AGAIN, errno.EAGAIN, errno.EBUSY, errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET, errno.EHOSTDOWN,
+    errno.EHOSTUNREACH, errno.EINTR, errno.EIO, errno.EMFILE, errno.ENETDOWN, errno.ENETUNREACH, errno.ENFILE, errno.ENOLCK,
+    errno.ENOMEM, errno.ENOTCONN, errno.EPIPE, errno.EREMOTEIO, errno.ESHUTDOWN, errno.ESTALE, errno.ETIMEDOUT,
 }  # fmt: skip
+"""Faults of the system that pass by themselves, or of which nothing is known, such as a timeout of Python's own."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class End:
 
 def for_the_user(error: Exception) -> bool:
     """Return whether a person must mend it; a disk that is away for a moment, or too many processes, pass by themselves."""
-    return isinstance(error, MomuError) or (isinstance(error, OSError) and error.errno in _MENDABLE)
+    return isinstance(error, MomuError) or (isinstance(error, OSError) and error.errno not in _PASSING)
 
 
 def failures_after(end: End) -> int:
@@ -57,7 +61,7 @@ def requeued(end: End, budget: int) -> tuple[bool, str]:
     if failures > budget:
         return False, f"{failures} attempts in a row came no further, the budget is {budget}"
     if end.asked:
-        return True, "it was stopped before its end and goes on where it is"
+        return True, "it was stopped before its end"
     if end.first and not end.progressed and not end.node_lost:
         return (
             False,

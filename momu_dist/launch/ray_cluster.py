@@ -111,7 +111,7 @@ class RayCluster:
         self.env = {
             **{name: value for name, value in step_env().items() if not name.startswith("RAY_")},
             **RAY_ENV,
-            **site_env,
+            **site_env,  # it is in step_env() too; here for what it sets of Ray
             "RAY_AUTH_TOKEN_PATH": str(self.token),
             # Node-local, should DeepSpeed compile anything: nodes with other processors must not share it.
             "TORCH_EXTENSIONS_DIR": f"{temp}/torch_extensions",
@@ -122,8 +122,8 @@ class RayCluster:
     def address(self) -> str:
         return f"{self.head_ip}:{self.ports.gcs}"
 
-    def start(self, work: Work, sign: Path | None, kill_wait_s: float) -> None:
-        """Start the agents; `wait_for` waits for them. Each looks for `sign`, a file in the folder that is written to."""
+    def start(self, work: Work, signs: Sequence[Path], kill_wait_s: float) -> None:
+        """Start the agents; `wait_for` waits for them. Each looks for `signs`, a file in each folder that is written to."""
         write_secret(self.token, secrets.token_hex(32))
         names = self.allocation.nodes
         for name, cpus in zip(names, self.allocation.cpus, strict=True):
@@ -133,7 +133,7 @@ class RayCluster:
                 head=self.allocation.head, head_ip=self.head_ip, cpus=cpus,
                 workers=math.ceil(work.workers / len(names)), worker_cpus=work.worker_cpus,
                 first_port=self.ports.first, temp=self.temp, needed=work.needed,
-                sign=None if sign is None else str(sign), staged=work.staged,
+                signs=tuple(map(str, signs)), staged=work.staged,
                 kept_logs=str(self.folder / f"ray-{name}.r{restart}"), kill_wait_s=kill_wait_s,
             )  # fmt: skip
             step = srun(1, cpus, "--overlap", f"--nodelist={name}", "--unbuffered", "--quiet")
@@ -217,18 +217,17 @@ class RayCluster:
 
 
 @contextmanager
-def signed(folder: Path | None, job_id: int) -> Iterator[Path | None]:
-    """A file of a job in `folder`, by which its nodes know that they see the same folder; none where there is none."""
-    if folder is None:
-        yield None
-        return
-    sign = folder / f".momu-{job_id}"
-    sign.touch()
+def signed(folders: Sequence[Path], job_id: int) -> Iterator[list[Path]]:
+    """A file of a job in each of `folders`, by which its nodes know that they see the same ones."""
+    signs = [folder / f".momu-{job_id}" for folder in folders]
     try:
-        yield sign
+        for sign in signs:
+            sign.write_text(f"{job_id}\n")
+        yield signs
     finally:
-        with suppress(OSError):
-            sign.unlink()
+        for sign in signs:
+            with suppress(OSError):
+                sign.unlink()
 
 
 def address_of(node: str, others: Sequence[str]) -> str:

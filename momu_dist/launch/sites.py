@@ -51,6 +51,8 @@ class Site(Checked):
             raise ConfigError(
                 f"tracking_uri is {without_login(self.tracking_uri)!r}, expected http(s)://<server> or a database URI."
             )
+        if self.tracking_uri is not None and URI_VARIABLE in self.env:
+            raise ConfigError(f"env.{URI_VARIABLE} and tracking_uri set the same; leave one of them out.")
         too_many = excess(self.scratch)
         if not Path(self.scratch).is_absolute() or too_many > 0:
             most = len(os.fsencode(self.scratch)) - too_many

@@ -17,7 +17,7 @@ from momu_dist.core.catalog import STAGES
 from momu_dist.data.latents import latent_fingerprint
 from momu_dist.data.manifest import Manifest
 from momu_dist.data.ray_pipeline import READER_CPUS
-from momu_dist.errors import ConfigError
+from momu_dist.errors import ConfigError, without_login
 from momu_dist.launch.machine import gpus_given
 from momu_dist.launch.sites import Site
 from momu_dist.serving.settings import ServiceSettings, read_config, settings_from
@@ -41,8 +41,8 @@ class Work:
     total_steps: int | None = None
     needed: tuple[str, ...] = ()
     """Folders that every node must see."""
-    out: Path | None = None
-    """The one of them that it writes to, which must be the same folder on all."""
+    written: tuple[Path, ...] = ()
+    """Folders that it writes to, each of which must be the same one on every node."""
     staged: tuple[tuple[str, str], ...] = ()
     """What is copied to each node's own disk: from, to."""
     result: Path | None = None
@@ -119,7 +119,8 @@ def make_work(name: str, arguments: Sequence[str], site: Site, temp: str) -> Wor
     try:
         return makers[name](arguments, site, temp)
     except SystemExit as error:  # of argparse, which has printed how it is used
-        raise ConfigError(f"{name} {' '.join(arguments)}: cannot be read; see the lines above.") from error
+        given = without_login(" ".join(arguments))
+        raise ConfigError(f"{name} {given}: cannot be read; see the lines above.") from error
 
 
 def _training(arguments: Sequence[str], site: Site, temp: str) -> Work:
@@ -144,15 +145,17 @@ def _training(arguments: Sequence[str], site: Site, temp: str) -> Work:
     notes = _check_gpus(config)
     data = Manifest.load(config.data.root)
     latents = _latents(data, config)
-    out = Path(config.out).absolute()
-    written = [out] if latents is None or config.data.latents is None else [out, latents]
+    encodes = latents is not None and not (latents / "latents.json").is_file()
+    written = [] if options.only_latents else [Path(config.out).absolute()]
+    if latents is not None and encodes:
+        written.append(latents)
     for folder in written:
         folder.mkdir(parents=True, exist_ok=True)
     staged: tuple[tuple[str, str], ...] = ()
     if site.stage_data and not options.only_latents:
         if config.train.strategy == "local":  # no agent, which copies
             notes.append("stage_data copies nothing for strategy local")
-        elif latents is not None and not (latents / "latents.json").is_file():
+        elif encodes:
             notes.append(
                 f"stage_data copies nothing: the latents are encoded first, for all nodes, at {latents}"
             )
@@ -160,10 +163,11 @@ def _training(arguments: Sequence[str], site: Site, temp: str) -> Work:
             local = f"{temp}/shards"
             staged = ((str(latents or data.root.absolute()), local),)
             command.append(_override("data.root" if latents is None else "data.latents", local))
-    needed = tuple(str(folder) for folder in (Path.cwd(), data.root.absolute(), *written))
+    read = (data.root.absolute(), *([] if latents is None or encodes else [latents]))
+    needed = tuple(str(folder) for folder in (Path.cwd(), *read, *written))
     result = latents if options.only_latents else None
     return Work(
-        tuple(command), config, not options.only_latents, steps, needed, out, staged, result,
+        tuple(command), config, not options.only_latents, steps, needed, tuple(written), staged, result,
         notes=tuple(notes), set_by_user=given,
     )  # fmt: skip
 
@@ -211,7 +215,8 @@ def _preparation(arguments: Sequence[str], site: Site, temp: str) -> Work:
     if result is not None:
         result.mkdir(parents=True, exist_ok=True)
         needed.append(str(result))
-    return Work(tuple(command), needed=tuple(needed), out=result, result=result)
+    written = () if result is None else (result,)
+    return Work(tuple(command), needed=tuple(needed), written=written, result=result)
 
 
 def _evaluation(arguments: Sequence[str], site: Site, temp: str) -> Work:

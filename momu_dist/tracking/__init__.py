@@ -45,8 +45,9 @@ def open_tracker(uri: str, experiment: str, run_folder: str | Path) -> Tracker:
     """Return the tracker of one run; what cannot be sent waits in `run_folder`/tracking-spool.jsonl.
 
     `uri`: `none` keeps nothing; `auto` is that of MLFLOW_TRACKING_URI, else the sqlite file mlflow.db in the folder that
-    holds the runs (the parent of `run_folder`), with the artifacts in mlartifacts beside it; else an MLflow tracking URI.
-    Raises ConfigError for a URI that MLflow does not offer, such as a plain folder.
+    holds the runs (the parent of `run_folder`), with the artifacts in mlartifacts beside it; else an MLflow tracking URI,
+    whose login, where it shows stars, is that of MLFLOW_TRACKING_URI. Raises ConfigError for a URI that MLflow does not
+    offer, such as a plain folder, and for a login that is not known here.
     """
     check_uri(uri)
     return NullTracker() if uri == "none" else _mlflow_tracker(uri, experiment, Path(run_folder))
@@ -68,7 +69,20 @@ def _mlflow_tracker(uri: str, experiment: str, run_folder: Path) -> BackgroundTr
     if uri == "auto":
         folder.parent.mkdir(parents=True, exist_ok=True)
         uri = auto_uri(folder.parent)
+    elif "***" in uri:
+        uri = _with_login(uri)
     # Imported here because mlflow takes seconds, which `none` need not pay.
     from momu_dist.tracking.mlflow_tracker import mlflow_tracker
 
     return mlflow_tracker(uri, experiment, folder / SPOOL_NAME)
+
+
+def _with_login(shown: str) -> str:
+    """Return the tracking URI of this process's environment, of which `shown` is what others see."""
+    named = os.environ.get(URI_VARIABLE, "")
+    if without_login(named) != shown:
+        raise ConfigError(
+            f"the login of {shown} is not known on this machine: {URI_VARIABLE} is {without_login(named) or 'not set'}; start "
+            "Ray, or the command, with that variable."
+        )
+    return named

@@ -222,6 +222,13 @@ class RunFolder:
         if run_id != self.tracking_id():
             _write(self._tracking, run_id)
 
+    def tracked_at(self) -> str | None:
+        """Return the tracking URI of the attempt before, without a login; None for a run that was not tracked yet."""
+        if not (self._tracking.is_file() and self._config.is_file()):
+            return None
+        uri = _dotted(self._read(self._config, yaml.safe_load), "tracking.uri")
+        return None if uri in (None, "none") else str(uri)
+
     def rewind_metrics(self, step: int) -> Relogged:
         """Drop what an attempt logged after `step`, the checkpoint from which the run goes on; return when that was."""
         if not self.metrics.is_file():

@@ -60,7 +60,7 @@ def train(config: RunConfig, since: float | None = None) -> Path:
         with folder.unwritten() as unwritten:
             if unwritten:  # else the workers do it, once the one of an attempt before has ended
                 sweep(folder.checkpoints)
-        for text in warnings(given, size):
+        for text in (*warnings(given, size), *_tracked_elsewhere(config, folder)):
             tqdm.write(f"warning: {text}")
         try:
             _train(config, origin, since, folder, data, size, signals)
@@ -281,15 +281,29 @@ def _absolute(config: RunConfig) -> RunConfig:
     )
 
 
+def _tracked_elsewhere(config: RunConfig, folder: RunFolder) -> list[str]:
+    """Return what is to be said where a run goes on in another store than the one it was tracked in."""
+    beside = auto_uri(Path(config.out), {})
+    before, now = (
+        beside if uri == "auto" else uri for uri in (folder.tracked_at(), without_login(config.tracking.uri))
+    )
+    if before is None or now in (before, "none"):
+        return []
+    return [
+        f"{config.name} was tracked at {before} and goes on at {now}, as another run with the newest metrics only; "
+        f"tracking.uri={before} goes on in the one that is there"
+    ]
+
+
 def _tracked(uri: str) -> str:
     """Return `uri` as workers take it, who may lack this process's variables: an sqlite file's path is absolute.
 
-    One with a login that the environment names stays there, where others do not see it.
+    A login in one that the environment names is left out; `open_tracker` takes it from there, where others do not see it.
     """
     if uri == "auto":
         named = os.environ.get(URI_VARIABLE) or uri
         check_uri(named)
-        uri = named if named == without_login(named) else uri
+        uri = without_login(named)
     check_uri(uri)
     path = uri.removeprefix("sqlite:///")
     return uri if path == uri or Path(path).is_absolute() else f"sqlite:///{Path(path).absolute()}"

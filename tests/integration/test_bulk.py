@@ -97,7 +97,12 @@ def test_mistakes_are_said_before_anything_is_made(tiny_runs: Path, tmp_path: Pa
             command(manifest, tmp_path / "out", tiny_runs), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )  # fmt: skip
         started.append((process, said))
-    for process, said in started:
-        _, errors = process.communicate(timeout=240)
-        assert process.returncode == 2 and said in errors and "Traceback" not in errors, errors
+    try:
+        for process, said in started:
+            _, errors = process.communicate(timeout=240)
+            assert process.returncode == 2 and said in errors and "Traceback" not in errors, errors
+    finally:
+        for process, _ in started:  # of a test that failed
+            process.kill()
+            process.wait()
     assert not (tmp_path / "out" / ".manifest.json").exists()

@@ -93,7 +93,9 @@ def not_seen(node: str, findings: Sequence[Finding], left: Sequence[Path], until
         return []  # it has found out itself
     lacking = list(left)
     while lacking:
-        lacking = [token for token in lacking if _read(token / f"node-{node}") != _read(token / TOKEN)]
+        lacking = [
+            token for token in lacking if read_anew(token / f"node-{node}") != read_anew(token / TOKEN)
+        ]
         if not lacking or time.monotonic() > until:
             break
         time.sleep(0.2)
@@ -108,7 +110,8 @@ def not_seen(node: str, findings: Sequence[Finding], left: Sequence[Path], until
     ]
 
 
-def _read(path: Path) -> str | None:
+def read_anew(path: Path) -> str | None:
+    """Return the text of a file that another machine may just have made; None where there is none."""
     try:
         os.listdir(path.parent)  # a network filesystem asks its server anew
         return path.read_text()

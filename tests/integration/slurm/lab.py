@@ -272,10 +272,11 @@ class Lab:
         """
         for process, command in self._running(node):
             if word in command:
-                for thread in process.threads():  # each has a priority of its own; new threads take it over
-                    with contextlib.suppress(ProcessLookupError):
-                        nice = os.getpriority(os.PRIO_PROCESS, thread.id) + 10
-                        os.setpriority(os.PRIO_PROCESS, thread.id, min(nice, 19))
+                with contextlib.suppress(psutil.Error):  # it has ended
+                    for thread in process.threads():  # each has a priority of its own; new ones take it over
+                        with contextlib.suppress(ProcessLookupError):
+                            nice = os.getpriority(os.PRIO_PROCESS, thread.id) + 10
+                            os.setpriority(os.PRIO_PROCESS, thread.id, min(nice, 19))
 
     def listening(self, node: str) -> set[int]:
         """Return the TCP ports on which a node listens, besides slurmd's."""

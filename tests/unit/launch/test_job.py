@@ -192,6 +192,50 @@ def test_slurm_may_end_a_requeued_job_before_scontrol_says_so(play: Callable[...
     job = play("hold", PLAYED_DEATH="1", PLAYED_HASTE="1")
     job.wait_for("ended")
     assert job.process.wait(20) == -signal.SIGTERM
+    *_, asking, done = job.output.read_text().splitlines()
+    assert "asking SLURM to requeue it: failure 1" in asking and "code 1, requeued: failure 1" in done
+    assert job.status()["ended"]["requeued"]
+
+
+def test_a_job_that_is_cancelled_while_slurm_is_busy_is_told_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scontrol: None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError
+
+    def busy(_: str) -> str:
+        ended = json.loads(job.status.path.read_text())["ended"]
+        told.append((ended["code"], ended["requeued"]))
+        return BUSY
+
+    told: list[tuple[int, bool | None]] = []
+    facts = iter([JobFacts("RUNNING"), JobFacts("RUNNING"), JobFacts("CANCELLED")])
+    monkeypatch.setattr(job_module, "REQUEUE_PAUSE_S", 0.01)
+    monkeypatch.setattr(job_module, "make_work", broken)
+    monkeypatch.setattr(job_module, "requeue", busy)
+    monkeypatch.setattr(job_module, "job_facts", lambda _: next(facts))
+    job = job_module.Job(Allocation(7, "momu", 1, ("n1",), (2,), tmp_path, "7"), Site(), 3, deque())
+    assert job.run("hold", []) == 1
+    assert told == [(1, None)] * 2 and job.status.facts["ended"]["requeued"] is False
+    assert "not requeued: SLURM is ending this job" in capfd.readouterr().out.splitlines()[-1]
+
+
+def test_a_job_that_is_told_to_end_while_slurm_is_busy_is_not_brought_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scontrol: None
+) -> None:
+    """Whatever SLURM says of it: to ask once more would undo that it was cancelled."""
+    asked: list[str] = []
+    signals: deque[str] = deque()
+
+    def busy(job: str) -> str:
+        asked.append(job)
+        signals.append("SIGTERM")
+        return BUSY
+
+    monkeypatch.setattr(job_module, "requeue", busy)
+    monkeypatch.setattr(job_module, "job_facts", lambda _: JobFacts())
+    job = job_module.Job(Allocation(7, "momu", 1, ("n1",), (2,), tmp_path, "7"), Site(), 3, signals)
+    assert "SLURM is ending this job" in job._requeue(float("inf")) and asked == ["7"]
 
 
 def test_a_job_that_is_cancelled_while_its_ray_ends_is_not_requeued(play: Callable[..., Played]) -> None:
@@ -246,6 +290,15 @@ def test_attempts_that_died_are_not_repeated_for_ever(play: Callable[..., Played
     assert "not requeued" in last[-1]
 
 
+def test_an_evaluation_begins_anew_as_often_as_it_is_preempted(
+    play: Callable[..., Played], tmp_path: Path
+) -> None:
+    """Here it finds no data."""
+    job = play("evaluate", "--checkpoint=nowhere", "--data=no data", **died(tmp_path, failures=3, reached=0))
+    assert job.process.wait(60) == 2
+    assert "no data" in job.status()["ended"]["why"]
+
+
 def test_an_attempt_that_died_after_it_had_come_further_begins_the_count_anew(
     tmp_path: Path, scontrol: None
 ) -> None:
@@ -293,10 +346,13 @@ BUSY = "slurm_load_jobs error: Unable to contact slurm controller"
         ([""], JobFacts(), 60, 1, ""),
         ([BUSY, BUSY, ""], JobFacts(), 60, 3, ""),
         ([BUSY, BUSY, ""], JobFacts("RUNNING", restarts=1), float("inf"), 3, ""),
-        ([BUSY], JobFacts("COMPLETING", restarts=1), 60, 1, ""),  # only the answer was late
+        ([BUSY], JobFacts("COMPLETING", restarts=2), 60, 1, ""),  # only the answer was late
         ([BUSY], JobFacts("RUNNING", restarts=2), 60, 1, ""),
+        ([BUSY], JobFacts("COMPLETING", restarts=1), 60, 1, "SLURM is ending this job"),
         ([BUSY], JobFacts("RUNNING", requeues=False), 60, 1, BUSY),
-        ([BUSY], JobFacts("RUNNING"), 0, 1, BUSY),
+        ([BUSY], JobFacts(), 0, 1, BUSY),
+        ([BUSY, BUSY, ""], JobFacts("RUNNING"), 0, 3, ""),  # its limit was moved
+        ([BUSY], JobFacts("RUNNING", end=0), 60, 1, BUSY),
     ],
 )
 def test_a_controller_that_is_busy_is_asked_again_as_long_as_there_is_time(
@@ -314,7 +370,8 @@ def test_a_controller_that_is_busy_is_asked_again_as_long_as_there_is_time(
     monkeypatch.setattr(job_module, "requeue", lambda job: next(said))
     monkeypatch.setattr(job_module, "job_facts", lambda job: facts)
     job = job_module.Job(Allocation(7, "momu", 1, ("n1",), (2,), tmp_path, "7"), Site(), 3, deque())
-    assert job._requeue(time.time() + left_s) == refused
+    found = job._requeue(time.time() + left_s)
+    assert refused in found and bool(found) is bool(refused)
     assert len(answers) - len(list(said)) == asked
 
 
@@ -325,7 +382,7 @@ def test_slurm_is_not_asked_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(job_module, "job_facts", lambda job: JobFacts())
     job = job_module.Job(Allocation(7, "momu", 1, ("n1",), (2,), tmp_path, "7"), Site(), 3, deque())
     began = time.monotonic()
-    assert job._requeue(float("inf")) == BUSY and time.monotonic() - began < 5
+    assert BUSY in job._requeue(float("inf")) and time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize(
@@ -349,7 +406,8 @@ def test_a_fault_of_the_launcher_is_told_as_the_end_of_the_job(
 
     monkeypatch.setattr(job_module, "make_work", broken)
     job = job_module.Job(Allocation(7, "momu", 0, ("n1",), (2,), tmp_path, "7"), Site(), 3, deque())
-    assert job.run("hold", []) == 1
+    assert job.run("train", ["tracking.uri=http://me:secret@login01:5000"]) == 1
+    assert job.status.facts["work"] == ["train", "tracking.uri=http://***@login01:5000"]
     printed = capfd.readouterr()
     assert said in printed.out.splitlines()[-2]
     assert "first to fail: the launcher, on n1" in printed.out and "in broken" in printed.err

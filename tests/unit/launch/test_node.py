@@ -33,9 +33,10 @@ setsid sleep 98765 > /dev/null & setsid sleep 98765 > /dev/null &
 """
 
 
-# An agent that waits a second for the launcher's last word, and not ten.
+# An agent that waits a second for the launcher's last word, and not ten, and as long for a file.
 IMPATIENT = (
-    "import sys; from momu_dist.launch import node; node.LAUNCHER_S = 1.0; sys.exit(node.main(sys.argv[1:]))"
+    "import sys; from momu_dist.launch import node; node.LAUNCHER_S = node.UNSEEN_S = 1.0; "
+    "sys.exit(node.main(sys.argv[1:]))"
 )
 
 
@@ -64,7 +65,7 @@ class Played:
             "first_port": plan(os.getpid()).first,
             "temp": str(self.temp),
             "needed": (str(tmp_path),),
-            "sign": None,
+            "signs": (),
             "staged": (),
             "kept_logs": str(tmp_path / "kept"),
             "kill_wait_s": 4.0,
@@ -158,14 +159,19 @@ def test_a_missing_shared_folder_is_refused(played: Play) -> None:
 
 
 def test_a_folder_of_the_same_name_that_is_another_one_is_refused(played: Play, tmp_path: Path) -> None:
-    agent = played(STARTS, sign=str(tmp_path / ".momu-1"))
+    agent = played(STARTS, impatient=True, signs=(str(tmp_path / ".momu-1"),))
     assert f"{tmp_path} is another one than on n1" in str(agent.heard("failed")["why"])
     assert not agent.args.exists()
 
 
 def test_a_network_file_system_may_show_a_new_file_late(played: Play, tmp_path: Path) -> None:
-    threading.Timer(2.0, (tmp_path / ".momu-1").touch).start()
-    played(STARTS, sign=str(tmp_path / ".momu-1")).heard("joined")
+    there, late = tmp_path / ".momu-1", tmp_path / "latents" / ".momu-1"
+    late.parent.mkdir()
+    there.write_text("1")
+    threading.Timer(6.0, late.write_text, ("1",)).start()
+    began = time.monotonic()
+    played(STARTS, signs=(str(there), str(late))).heard("joined")
+    assert time.monotonic() - began > 5.9
 
 
 def test_a_fault_of_the_agent_is_told_and_leaves_nothing(played: Play) -> None:

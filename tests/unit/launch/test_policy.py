@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import socket
 
 import pytest
 
@@ -46,7 +47,12 @@ def test_an_end_is_requeued_or_not(end: End, again: bool, failures: int) -> None
         (FileNotFoundError(errno.ENOENT, "no such file"), True),
         (PermissionError(errno.EACCES, "permission denied"), True),
         (OSError(errno.ENOSPC, "no space left"), True),
+        (OSError(errno.ENAMETOOLONG, "file name too long"), True),
+        (OSError(errno.ELOOP, "too many levels of symbolic links"), True),
         (OSError(errno.ESTALE, "stale file handle"), False),
+        (OSError(errno.EMFILE, "too many open files"), False),
+        (OSError(errno.EHOSTDOWN, "host is down"), False),
+        (socket.gaierror(socket.EAI_AGAIN, "temporary failure in name resolution"), False),
         (BlockingIOError(errno.EAGAIN, "resource temporarily unavailable"), False),
         (OSError(errno.EIO, "input/output error"), False),
         (TimeoutError("timed out"), False),

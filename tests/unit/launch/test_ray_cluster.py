@@ -22,10 +22,11 @@ def test_names_without_an_ipv4_address_are_told_as_that(monkeypatch: pytest.Monk
     assert address_of("n1", others=[]) == "127.0.0.1"
 
 
-def test_the_sign_in_the_folder_that_is_written_to_goes_with_the_check(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="a node"), signed(tmp_path, 7) as sign:
-        assert sign == tmp_path / ".momu-7" and sign.is_file()
+def test_the_signs_in_the_folders_that_are_written_to_go_with_the_check(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    with pytest.raises(ValueError, match="a node"), signed([tmp_path / "a", tmp_path / "b"], 7) as signs:
+        assert signs == [tmp_path / "a" / ".momu-7", tmp_path / "b" / ".momu-7"]
+        assert all(sign.read_text() for sign in signs)
         raise ValueError("a node cannot take part")
-    assert list(tmp_path.iterdir()) == []
-    with signed(None, 7) as sign:
-        assert sign is None
+    assert not list(tmp_path.glob("*/*"))

@@ -120,6 +120,10 @@ def test_the_site_that_ships_loads_by_its_name(capsys: pytest.CaptureFixture[str
         ('env: {"ÄB": x}', "is not the name of a variable"),
         ("scratch: tmp", "expected an absolute path"),
         ("tracking_uri: runs/mlflow", "tracking_uri is 'runs/mlflow', expected http"),
+        (
+            "{tracking_uri: 'http://a', env: {MLFLOW_TRACKING_URI: 'http://b'}}",
+            "env.MLFLOW_TRACKING_URI and tracking_uri",
+        ),
         ("sbtch: {}", "unknown key sbtch"),
     ],
 )

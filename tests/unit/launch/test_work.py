@@ -39,7 +39,7 @@ def test_what_is_prepared_into_must_be_shared_too(tmp_path: Path, monkeypatch: p
     )
     assert work.needed == (str(tmp_path), str(tmp_path / "raw"), str(tmp_path / "deep" / "prepared"))
     assert (tmp_path / "deep" / "prepared").is_dir()  # the agents look for it
-    assert work.out == tmp_path / "deep" / "prepared"
+    assert work.written == (tmp_path / "deep" / "prepared",)
 
 
 DEMO = str(Path(__file__).parents[3] / "configs" / "demo")
@@ -85,9 +85,23 @@ def test_latents_that_lie_elsewhere_must_be_shared_too(
     out, latents = tmp_path / "runs", tmp_path / "deep" / "latents"
     work = training(prepared, out, "dit_a2m", Site(), f"data.latents={latents}")
     assert work.needed == (str(Path.cwd()), str(prepared.root), str(out), str(latents))
-    assert latents.is_dir() and work.out == out  # the agents look for them
-    work = training(prepared, out, "dit_a2m", Site())
-    assert work.needed == (str(Path.cwd()), str(prepared.root), str(out))
+    assert latents.is_dir() and work.written == (out, latents)  # the agents look for them
+    (latents / "latents.json").touch()
+    work = training(prepared, out, "dit_a2m", Site(), f"data.latents={latents}")
+    assert work.needed == (str(Path.cwd()), str(prepared.root), str(latents), str(out))
+    assert work.written == (out,)  # a set that is only read may lie where nothing can be written
+
+
+def test_a_job_writes_to_the_latents_that_it_encodes(
+    prepared: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, latents = tmp_path / "runs", tmp_path / "latents"
+    monkeypatch.setattr(work_module, "_latents", lambda *_: latents)
+    assert training(prepared, out, "dit_a2m", Site()).written == (out, latents)
+    assert latents.is_dir()
+    assert training(prepared, out, "dit_a2m", Site(), "--only-latents").written == (latents,)
+    (latents / "latents.json").touch()
+    assert training(prepared, out, "dit_a2m", Site()).written == (out,)
 
 
 def test_gpus_that_nothing_uses_are_said(

@@ -1,4 +1,4 @@
-"""A database of MLflow's appears whole or not at all."""
+"""MLflow's client with our settings: what it makes, refuses and prints."""
 
 from __future__ import annotations
 
@@ -16,6 +16,18 @@ from momu_dist.tracking.mlflow_tracker import MlflowBackend
 def fill(engine: Any) -> None:
     with engine.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE datasets (id INTEGER)")
+
+
+def test_the_end_of_a_run_prints_no_address_with_a_login(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from mlflow.store.tracking.rest_store import RestStore
+
+    data, info = SimpleNamespace(tags={}), SimpleNamespace(experiment_id="1", run_name="r")
+    for call in ("get_run", "update_run_info"):
+        monkeypatch.setattr(RestStore, call, lambda *_, **__: SimpleNamespace(data=data, info=info))
+    mlflow_client.connect("http://me:secret@login01:5000").set_terminated("1", "FINISHED")
+    assert capsys.readouterr().out == ""
 
 
 INVALID = 1000  # MLflow's INVALID_PARAMETER_VALUE

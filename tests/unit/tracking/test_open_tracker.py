@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from momu_dist import tracking
 from momu_dist.errors import ConfigError, without_login
 from momu_dist.tracking import auto_uri, open_tracker
 from momu_dist.tracking.null_tracker import NullTracker
@@ -39,6 +40,22 @@ def test_auto_is_what_the_environment_names_else_a_file_beside_the_runs(
     assert auto_uri(tmp_path, {}) == f"sqlite:///{tmp_path}/mlflow.db"
 
 
+def test_a_login_is_that_of_the_environment_or_it_is_said_that_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker on a Ray that was started without the variable would track elsewhere than its driver."""
+    named = "http://me:secret@login01:5000"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", named)
+    assert tracking._with_login("http://***@login01:5000") == named
+    for other in ("http://me:secret@login02:5000", ""):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", other)
+        with pytest.raises(
+            ConfigError, match=r"the login of http://\*\*\*@login01:5000 is not known"
+        ) as error:
+            open_tracker("http://***@login01:5000", "momu", tmp_path)
+        assert "secret" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
@@ -49,6 +66,13 @@ def test_auto_is_what_the_environment_names_else_a_file_beside_the_runs(
             "API request to http://me:secret@h/api failed: me@x",
             "API request to http://***@h/api failed: me@x",
         ),
+        ("http://me:p@ss@host", "http://***@host"),
+        (
+            "mssql+pyodbc:///?odbc_connect=UID%3Dme%3BPWD%3Dsecret%3B&x=1",
+            "mssql+pyodbc:///?odbc_connect=UID%3Dme%3BPWD%3D***&x=1",
+        ),
+        ("mssql://db/x?Pwd=secret", "mssql://db/x?Pwd=***"),
+        ("http://login01:5000/api/x?user=me@x", "http://login01:5000/api/x?user=me@x"),
         ("http://login01:5000", "http://login01:5000"),
         ("sqlite:////srv/a:b@c/mlflow.db", "sqlite:////srv/a:b@c/mlflow.db"),
         ("auto", "auto"),

@@ -60,7 +60,7 @@ def test_a_start_that_the_checkpoint_refuses_leaves_the_run_as_it_was(
         ("auto", None, "auto"),
         ("auto", "http://login01:5000", "http://login01:5000"),
         ("auto", "sqlite:///runs/mlflow.db", "sqlite:///{here}/runs/mlflow.db"),
-        ("auto", "http://me:secret@login01:5000", "auto"),
+        ("auto", "http://me:secret@login01:5000", "http://***@login01:5000"),
         ("none", "http://login01:5000", "none"),
         ("sqlite:///own.db", "http://login01:5000", "sqlite:///{here}/own.db"),
     ],
@@ -68,12 +68,37 @@ def test_a_start_that_the_checkpoint_refuses_leaves_the_run_as_it_was(
 def test_where_workers_track(
     uri: str, named: str | None, tracked: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What holds a login they find in their own environment alone."""
+    """A login they find in their own environment alone."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     if named is not None:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", named)
     assert run_module._tracked(uri) == tracked.format(here=tmp_path)
+
+
+def test_a_run_that_goes_on_in_another_store_says_so(
+    config_of: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+    def said(*more: str) -> list[str]:
+        config = run_module._absolute(config_of(*more))
+        return run_module._tracked_elsewhere(config, RunFolder(config))
+
+    beside, other = (f"sqlite:///{tmp_path}/{name}.db" for name in ("mlflow", "other"))
+    folder = RunFolder(config_of())
+    folder.open(config_of("tracking.uri=none"), {})
+    folder.keep_tracking_id("abc")
+    assert said("tracking.uri=auto") == []  # it was tracked nowhere
+    folder.open(config_of("tracking.uri=auto"), {})
+    assert [said(f"tracking.uri={uri}") for uri in ("auto", "none", beside)] == [[], [], []]
+    (text,) = said(f"tracking.uri={other}")
+    assert f"was tracked at {beside} and goes on at {other}" in text
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@login01:5000")
+    (text,) = said("tracking.uri=auto")
+    assert "goes on at http://***@login01:5000," in text
+    folder.open(run_module._absolute(config_of("tracking.uri=auto")), {})
+    assert said("tracking.uri=auto") == []
 
 
 def test_a_variable_that_names_no_tracker_is_said_before_training(

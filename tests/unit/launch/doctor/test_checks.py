@@ -21,6 +21,7 @@ from momu_dist.launch.doctor.folders import (
     filesystem_of,
     is_network,
     not_seen,
+    read_anew,
     tokens_in,
 )
 from momu_dist.train.scratch import RAY_CHARACTERS
@@ -259,6 +260,14 @@ def test_a_folder_that_is_not_shared(tmp_path: Path) -> None:
     assert finding.level == "wrong" and str(tmp_path) in finding.what
     assert not (tmp_path / ".momu-doctor-1234").exists()
     assert UNSEEN_S > 3  # seconds for which NFS keeps what it knows of a folder
+
+
+def test_a_network_filesystem_is_made_to_ask_its_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert read_anew(tmp_path / "sign") is None
+    monkeypatch.setattr(folders.os, "listdir", lambda folder: (folder / "sign").touch())
+    assert read_anew(tmp_path / "sign") == ""
 
 
 def test_a_check_that_breaks_is_a_finding_and_the_others_go_on() -> None:
