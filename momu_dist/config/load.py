@@ -76,6 +76,8 @@ def resolved_dict(config: RunConfig) -> dict[str, Any]:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping that a YAML file holds; ConfigError if it holds none."""
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder, expected a YAML file, such as one in it.")
     if not path.is_file():
         raise ConfigError(f"no config at {path}; the ones that ship lie under configs/.")
     try:

@@ -277,6 +277,11 @@ def test_a_value_of_an_inner_section_is_named_with_its_place(tmp_path: Path) -> 
     assert "loss.contrast.tau is nan, expected a finite number" in refused(path, "loss.contrast.tau=.nan")
 
 
+def test_a_folder_is_no_config(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"{tmp_path} is a folder, expected a YAML file"):
+        load_config(tmp_path)
+
+
 @pytest.mark.parametrize("content", [b"name: \xff\xfe\n", b"a: " + b"[" * 3000, b"a: 2024-13-45\n"])
 def test_a_file_that_yaml_cannot_read(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "run.yaml"
