@@ -5,8 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-# srun would take SLURM's own for options of its steps: no environment at all, or all GPUs of the job on one node.
-_DROPPED = ("SLURM_EXPORT_ENV", "SLURM_GPUS")
+# srun would take these for options of its steps: SLURM's own for no environment at all, or all GPUs of the job on one node; and
+# those of the shell that submitted, which sbatch hands on, for a time limit, or for where the words of the agents go.
+_DROPPED = frozenset(
+    {
+        "SLURM_EXPORT_ENV", "SLURM_GPUS", "SLURM_LABELIO", "SLURM_STDERRMODE", "SLURM_STDINMODE", "SLURM_STDOUTMODE",
+        "SLURM_TIMELIMIT", "SLURM_UNBUFFEREDIO",
+    }
+)  # fmt: skip
 
 
 def srun(nodes: int, cpus: int, *options: str) -> list[str]:
