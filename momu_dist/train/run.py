@@ -300,11 +300,9 @@ def _tracked(uri: str) -> str:
 
     A login in one that the environment names is left out; `open_tracker` takes it from there, where others do not see it.
     """
-    if uri == "auto":
-        named = os.environ.get(URI_VARIABLE) or uri
-        check_uri(named)
-        uri = without_login(named)
-    check_uri(uri)
+    named = os.environ.get(URI_VARIABLE) if uri == "auto" else None
+    check_uri(named or uri)
+    uri = without_login(named) if named else uri
     path = uri.removeprefix("sqlite:///")
     return uri if path == uri or Path(path).is_absolute() else f"sqlite:///{Path(path).absolute()}"
 
