@@ -105,6 +105,12 @@ def walk_naively(generator: Generator, requests: Sequence[Request]) -> list[tupl
     return [latents(generator.walk(generator.prepare(request))) for request in requests]
 
 
+def wait_for(generator: Generator) -> None:
+    """Wait until a GPU has done what it was asked: it answers before."""
+    if generator.models.device.type == "cuda":
+        torch.cuda.synchronize(generator.models.device)
+
+
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
     """The mean and its standard error, NaN of a single value."""
     error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
@@ -118,16 +124,20 @@ def measure(
     counted = {name: Counted(net) for name, net in generator.networks.items()}
     generator.networks = dict(counted)
     results = {kind: Result() for kind in KINDS}
+    walk_naively(generator, variations(replace(request, steps=2), 1))  # what only the first calls cost
+    walk_all(generator, variations(replace(request, steps=2), n), n)
     for turn in range(rounds):
         for kind, sampler, steps in KINDS:
             requests = variations(replace(request, sampler=sampler, steps=steps), n)
             for net in counted.values():
                 net.calls = 0
+            wait_for(generator)
             began = time.perf_counter()
             if kind == "naive":
                 latents = walk_naively(generator, requests)
             else:
                 latents = walk_all(generator, requests, n if kind == "ours" else 1)
+            wait_for(generator)
             result = results[kind, sampler, steps]
             result.seconds.append((time.perf_counter() - began) / n)
             result.calls = sum(net.calls for net in counted.values()) / n
