@@ -18,6 +18,7 @@ from momu_dist.data.manifest import Manifest
 from momu_dist.errors import CheckpointError, ConfigError, DataError, MomuError
 from momu_dist.inference.generator import Generator
 from momu_dist.inference.inputs import read_inputs
+from momu_dist.inference.models import round_as_fp32
 from momu_dist.inference.motion_io import save_motion_npz, write_openpose_json
 from momu_dist.inference.prepared import Prepared, prepare, warn_if_long
 from momu_dist.inference.request import Request, Sample, variations
@@ -35,6 +36,13 @@ def generator(tiny_runs: Path) -> Generator:
 @pytest.fixture(scope="module")
 def clips(prepared: Manifest) -> list[PreparedClip]:
     return first_clips(prepared.root, "train", 4)
+
+
+@pytest.mark.parametrize(("device", "tf32"), [("cuda", False), ("cpu", True)])
+def test_models_on_a_gpu_round_as_fp32(monkeypatch: pytest.MonkeyPatch, device: str, tf32: bool) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    round_as_fp32(torch.device(device))
+    assert torch.backends.cudnn.allow_tf32 is tf32
 
 
 def request_of(task: Any, clips: list[PreparedClip], i: int = 0, **other: Any) -> Request:
