@@ -10,9 +10,9 @@ from pathlib import Path
 
 from momu_dist.config.load import checked, read_yaml
 from momu_dist.core.ranges import Checked
-from momu_dist.errors import ConfigError, without_login
+from momu_dist.errors import ConfigError, kind_of
 from momu_dist.launch.sbatch import OWN, SITE, VARIABLES, Options, checked_options
-from momu_dist.tracking import SCHEMES, URI_VARIABLE
+from momu_dist.tracking import URI_EXPECTED, URI_VARIABLE, is_uri
 from momu_dist.train.scratch import SOCKET_CHARACTERS, excess
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "cluster"
@@ -47,10 +47,8 @@ class Site(Checked):
                 raise ConfigError(f"env.{name} is not the name of a variable.")
             if not value.isprintable():
                 raise ConfigError(f"env.{name} is {value!r}, expected a text without control characters.")
-        if self.tracking_uri is not None and not self.tracking_uri.startswith(SCHEMES):
-            raise ConfigError(
-                f"tracking_uri is {without_login(self.tracking_uri)!r}, expected http(s)://<server> or a database URI."
-            )
+        if self.tracking_uri is not None and not is_uri(self.tracking_uri):
+            raise ConfigError(f"tracking_uri is {kind_of(self.tracking_uri)}, expected {URI_EXPECTED}.")
         if self.tracking_uri is not None and URI_VARIABLE in self.env:
             raise ConfigError(f"env.{URI_VARIABLE} and tracking_uri set the same; leave one of them out.")
         too_many = excess(self.scratch)

@@ -119,7 +119,10 @@ def test_the_site_that_ships_loads_by_its_name(capsys: pytest.CaptureFixture[str
         ('env: {"A B": x}', "is not the name of a variable"),
         ('env: {"ÄB": x}', "is not the name of a variable"),
         ("scratch: tmp", "expected an absolute path"),
-        ("tracking_uri: runs/mlflow", "tracking_uri is 'runs/mlflow', expected http"),
+        (
+            "tracking_uri: runs/mlflow",
+            "tracking_uri is a text of 11 characters, expected sqlite:///<file>, http",
+        ),
         (
             "{tracking_uri: 'http://a', env: {MLFLOW_TRACKING_URI: 'http://b'}}",
             "env.MLFLOW_TRACKING_URI and tracking_uri",
