@@ -59,12 +59,49 @@ def json_fault(error: Exception) -> str:
     return str(error) if isinstance(error, json.JSONDecodeError) else "it holds a number of too many digits"
 
 
+def kind_of(value: object) -> str:
+    """What a value is, for a message that must not show it since it may be or hold a password."""
+    if value is None:
+        return "empty"
+    if isinstance(value, str):
+        return f"a text of {len(value)} characters"
+    if isinstance(value, bool):
+        return "true or false"
+    return {int: "a number", float: "a number with a point", dict: "a mapping"}.get(
+        type(value), f"a {type(value).__name__}"
+    )
+
+
+# What an sqlite URI holds is a path and no secret; it is here so that nothing in it is taken for another URI.
+_URI = re.compile(r"(?<![\w+])sqlite:///\S*|//(?P<login>.*@)?(?P<place>[^?#]*)(?P<query>[?#].*)?", re.DOTALL)
+
+
 def without_login(text: str) -> str:
-    """Return `text`, such as a URI or what a library says of one, with stars in place of a name and password."""
-    # SQLAlchemy lets a password hold a slash, which ends what stands before the @ in an address of http.
-    login = r"(?<=//)(?:[^/?#\s]*|(?<!http://)(?<!https://)[^/@:\s]*:[^@\s]*)(?=@)"
-    text = re.sub(login, "***", text, flags=re.IGNORECASE)
-    return re.sub(r"((?:password|pwd)(?:=|%3D))[^&\s]+", r"\1***", text, flags=re.IGNORECASE)
+    """Return `text`, a URI or one among other words, with stars for the secrets in it: a name and password, and what
+    follows a `?` or `#`.
+
+    The signs that end a password may also stand in it, so all up to the last @ is taken for a login, and where an @ may as
+    well be one of the query, all is starred. Of other words behind a URI too much may go; `told` takes each by itself.
+    """
+
+    def starred(uri: re.Match[str]) -> str:
+        if uri["place"] is None:
+            return uri[0]
+        login = uri["login"] or ""
+        if re.search(r"[?#]", login):
+            return "//***"
+        return f"//{'***@' if login else ''}{uri['place']}{uri['query'][0] + '***' if uri['query'] else ''}"
+
+    return _URI.sub(starred, text)
+
+
+def told(error: object) -> str:
+    """Return what a library says, on one line of at most 300 characters, without the secrets of a URI that `tracking` takes:
+    one without blanks.
+    """
+    text = " ".join(without_login(word) for word in str(error).split())
+    # A library may name what it asks for without the server: `url: /api/runs?token=secret`.
+    return re.sub(r"(/[^\s?]*\?)\S+", r"\1***", text)[:300]
 
 
 STOPPED = 75

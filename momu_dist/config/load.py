@@ -6,24 +6,25 @@ Precedence: dataclass default < `base:` file < file < `section.field=value`. `ba
 from __future__ import annotations
 
 import copy
-import dataclasses
+import re
 import typing
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from momu_dist.config.schema import RunConfig, TrainConfig
+from momu_dist.config.tree import checked, is_word
 from momu_dist.core.catalog import STAGES
 from momu_dist.core.grid import HOP, MEL_RATE_HZ, N_MELS
 from momu_dist.core.models.autoencoder import AutoencoderConfig
 from momu_dist.core.models.bigvgan import BigVGANConfig
 from momu_dist.core.models.dit import DiTConfig
-from momu_dist.core.ranges import RangeError
 from momu_dist.core.tasks.music_vae import MusicVaeLoss
-from momu_dist.errors import ConfigError, without_login
+from momu_dist.errors import ConfigError, kind_of, without_login
 
 MIN_SEGMENT_S = 0.128  # what the widest spectrogram of the vocoder's discriminators needs
 MIN_GAN_CROP_S = 0.4  # 24 mel frames are what one logit of the patch discriminator sees
@@ -41,8 +42,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         if "base" in below:
             raise ConfigError(f"{base_path} is used as a base and has a base itself; bases are not chained.")
         tree = _merge(below, tree)
-    for override in overrides:
-        _apply_override(tree, override)
+    for number, override in enumerate(overrides, 1):
+        _apply_override(tree, override, number)
     return config_from_dict(tree, where=str(path))
 
 
@@ -54,11 +55,13 @@ def config_from_dict(tree: Mapping[str, Any], where: str) -> RunConfig:
     stage = STAGES.get(str(content["stage"]))
     if stage is None:
         raise ConfigError(f"{where}: unknown stage {content['stage']!r}; valid: {', '.join(sorted(STAGES))}.")
-    given = content.pop("model", {}) or {}
-    if isinstance(given, Mapping) and "in_channels" in _field_names(stage.model_config):
+    given = content.pop("model", None)
+    if given is None:
+        given = {}
+    if isinstance(given, Mapping) and any(f.name == "in_channels" for f in fields(stage.model_config)):
         given = {"in_channels": stage.in_channels, **given}
     model = checked(stage.model_config, given, where, "model")
-    loss = checked(stage.loss_config, content.pop("loss", {}) or {}, where, "loss")
+    loss = checked(stage.loss_config, content.pop("loss", None), where, "loss")
     config = checked(RunConfig, {**content, "model": model, "loss": loss}, where, "")
     _check_run(config, where)
     return config
@@ -69,13 +72,16 @@ def resolved_dict(config: RunConfig) -> dict[str, Any]:
 
     All of these are read by others, so a login in tracking.uri is left out.
     """
-    plain = typing.cast(dict[str, Any], TypeAdapter(Any).dump_python(dataclasses.asdict(config), mode="json"))
+    plain = typing.cast(dict[str, Any], TypeAdapter(Any).dump_python(asdict(config), mode="json"))
     plain["tracking"]["uri"] = without_login(config.tracking.uri)
     return plain
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the mapping that a YAML file holds; ConfigError if it holds none."""
+    """Return the mapping that a YAML file holds, without anything in one that is empty; ConfigError for any other content.
+
+    Its messages show nothing of the content, in which any line may hold a password.
+    """
     if path.is_dir():
         raise ConfigError(f"{path} is a folder, expected a YAML file, such as one in it.")
     if not path.is_file():
@@ -83,73 +89,61 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except NO_YAML as error:
-        raise ConfigError(
-            f"{path} is not valid YAML ({' '.join(str(error).split())}); mend it there."
-        ) from error
+        # Not from the error: a traceback would show the line.
+        raise ConfigError(f"{path} is not valid YAML ({_yaml_fault(error)}); mend it there.") from None
+    if tree is None:
+        return {}
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path} holds {type(tree).__name__}, expected a mapping of sections.")
+        raise ConfigError(f"{path} holds {kind_of(tree)}, expected a mapping of sections.")
     return tree
+
+
+def _yaml_fault(error: Exception) -> str:
+    """Say what is wrong with a YAML, and where, without the text that is there."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark, problem = error.problem_mark, (error.problem or "it cannot be read").removeprefix("but ")
+        # It quotes single signs and YAML's own names, '<block end>', but also an alias or a tag: `TOKEN: *secret`.
+        if re.search("['\"]", re.sub(r"'(<[\w ]+>|\\?.)'", "", problem)):
+            problem = re.split("['\"]", problem)[0].rstrip()
+        return f"line {mark.line + 1}, column {mark.column + 1}: {problem}"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, UnicodeDecodeError):
+        return "it is no UTF-8"
+    return "it holds a date, a number or a sign that YAML does not know"
 
 
 def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(below)
     for key, value in above.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both else value
+        if isinstance(merged.get(key), dict) and (value is None or isinstance(value, Mapping)):
+            merged[key] = _merge(merged[key], value or {})
+        else:
+            merged[key] = value
     return merged
 
 
-def _apply_override(tree: dict[str, Any], override: str) -> None:
+def _apply_override(tree: dict[str, Any], override: str, number: int) -> None:
+    """Set what an override, the one of that number, says. Messages name it by its key, since its value may be secret."""
     name, equals, text = override.partition("=")
-    if not equals or not name:
-        raise ConfigError(f"override {override!r} is not of the form section.field=value.")
+    *sections, field = name.split(".")
+    if not equals or not all(map(is_word, (*sections, field))):
+        raise ConfigError(f"override {number} is {kind_of(override)}, expected the form section.field=value.")
     if name == "base":
         raise ConfigError(
-            f"override {override!r}: a base is named in the YAML itself and read before any override; write it there."
+            "override base: a base is named in the YAML itself and read before any override; write it there."
         )
-    *sections, field = name.split(".")
     node = tree
     for section in sections:
-        node = node.setdefault(section, {})
+        if node.get(section) is None:  # not there, or empty
+            node[section] = {}
+        node = node[section]
         if not isinstance(node, dict):
-            raise ConfigError(f"override {override!r}: {section!r} is a value, not a section.")
+            raise ConfigError(f"override {name}: {section} is a value, not a section.")
     try:
         node[field] = yaml.safe_load(text)
-    except NO_YAML as error:
-        raise ConfigError(f"override {override!r}: the value is not valid YAML.") from error
-
-
-def checked(kind: type, tree: Any, where: str, section: str) -> Any:
-    """Return the dataclass `kind` that a plain tree describes; every mistake is a ConfigError that names the place."""
-    _refuse_unknown(kind, tree, where, section)
-    try:
-        return TypeAdapter(kind).validate_python(tree)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in (section, *first["loc"]) if part != "")
-        cause = first.get("ctx", {}).get("error")
-        if isinstance(cause, RangeError):
-            raise ConfigError(f"{where}: {place + '.' if place else ''}{cause}.") from error
-        raise ConfigError(f"{where}: {place} is {first.get('input')!r}: {first['msg'].lower()}.") from error
-    except ConfigError as error:  # of what one dataclass knows of its fields together
-        raise ConfigError(f"{where}: {error}") from error
-
-
-def _field_names(kind: type) -> list[str]:
-    return [field.name for field in dataclasses.fields(kind)]
-
-
-def _refuse_unknown(kind: type, tree: Any, where: str, section: str) -> None:
-    if not isinstance(tree, Mapping):
-        raise ConfigError(f"{where}: section {section or 'top'!r} is {tree!r}, expected a mapping.")
-    hints = typing.get_type_hints(kind)
-    valid = _field_names(kind)
-    for key, value in tree.items():
-        place = f"{section}.{key}" if section else str(key)
-        if key not in valid:
-            raise ConfigError(f"{where}: unknown key {place}; valid here: {', '.join(valid)}.")
-        if dataclasses.is_dataclass(hints[key]) and isinstance(value, Mapping):
-            _refuse_unknown(typing.cast(type, hints[key]), value, where, place)
+    except NO_YAML:
+        raise ConfigError(f"override {name}: the value is not valid YAML; put it in quotes.") from None
 
 
 def _check_run(config: RunConfig, where: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from momu_dist.core.ranges import Checked, Count, Decay, Name, Range, Weight
+from momu_dist.core.ranges import Checked, Count, Decay, Name, Range, Secret, Weight
 
 Strategy = Literal["local", "ddp", "zero1", "zero2", "zero3"]
 Interval = Annotated[int, Range(1)]
@@ -119,7 +119,7 @@ class TrackingConfig(Checked):
     `auto` is that of MLFLOW_TRACKING_URI, else an sqlite file beside the runs.
     """
 
-    uri: str = "auto"
+    uri: Annotated[str, Secret()] = "auto"
     experiment: str = "momu"
     registered_model: Annotated[str, Name()] | None = (
         None  # name of the run's model in the registry; None: momu-<stage>

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from momu_dist.errors import ConfigError
+from momu_dist.errors import ConfigError, kind_of
 
 
 class RangeError(ConfigError, ValueError):
@@ -48,6 +48,11 @@ class Name:
         return "up to 100 letters, digits, '_', '-' and '.' that begin with a letter, a digit or '_'"
 
 
+@dataclass(frozen=True)
+class Secret:
+    """A setting that may hold a password, like a URI: messages say what kind of value it has, and never the value."""
+
+
 Count = Annotated[int, Range(1, 1_000_000)]
 Weight = Annotated[float, Range(0)]
 Share = Annotated[float, Range(0, 1)]
@@ -68,7 +73,13 @@ class Checked:
             for value in _values(getattr(self, field.name)):
                 expected = _expected(value, ranges)
                 if expected is not None:
-                    raise RangeError(f"{field.name} is {value!r}, expected {expected}")
+                    shown = kind_of(value) if is_secret(hints[field.name]) else repr(value)
+                    raise RangeError(f"{field.name} is {shown}, expected {expected}")
+
+
+def is_secret(hint: Any) -> bool:
+    """Whether the type of a field is marked as Secret."""
+    return any(isinstance(entry, Secret) for entry in getattr(hint, "__metadata__", ()))
 
 
 def _values(value: Any) -> Iterator[float | str]:

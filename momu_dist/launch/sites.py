@@ -7,12 +7,14 @@ import re
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Any
 
-from momu_dist.config.load import checked, read_yaml
-from momu_dist.core.ranges import Checked
-from momu_dist.errors import ConfigError, without_login
+from momu_dist.config.load import read_yaml
+from momu_dist.config.tree import checked
+from momu_dist.core.ranges import Checked, Secret
+from momu_dist.errors import ConfigError, kind_of
 from momu_dist.launch.sbatch import OWN, SITE, VARIABLES, Options, checked_options
-from momu_dist.tracking import SCHEMES, URI_VARIABLE
+from momu_dist.tracking import URI_EXPECTED, URI_VARIABLE, is_uri
 from momu_dist.train.scratch import SOCKET_CHARACTERS, excess
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "cluster"
@@ -22,35 +24,38 @@ CONFIGS = Path(__file__).parents[2] / "configs" / "cluster"
 class Site(Checked):
     """What a cluster wants of every job. Everything has a default: a site without a file needs none."""
 
-    sbatch: dict[str, bool | int | str] = field(default_factory=dict)
+    sbatch: dict[str, Any] = field(default_factory=dict)
     """Long options of sbatch, without dashes in front; the keys of VARIABLES."""
-    env: dict[str, str] = field(default_factory=dict)
+    env: Annotated[dict[str, str], Secret()] = field(default_factory=dict)
     """Set on every node, such as NCCL_SOCKET_IFNAME."""
     scratch: str = "/tmp"
     """A folder on each node's own disk, short: Ray's sockets lie in it, compiled parts and staged shards."""
     stage_data: bool = False
     """Copy the shards that a training reads to `scratch` of each node first."""
-    tracking_uri: str | None = None
+    tracking_uri: Annotated[str | None, Secret()] = None
     """An MLflow server for all runs of this site whose tracking.uri is auto, and for the names of their models."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for option in self.sbatch:
+        for option, value in self.sbatch.items():
             if option not in VARIABLES:
                 why = OWN.get(option, "give it to sbatch or `momu submit` on the command line")
                 raise ConfigError(
                     f"sbatch.{option} cannot be set for a site: {why}; valid: {', '.join(VARIABLES)}."
                 )
+            # Of more types pydantic would say what each of them expects, as if there were no other.
+            if not isinstance(value, bool | int | str):
+                raise ConfigError(f"sbatch.{option} is {kind_of(value)}, expected a text or a whole number.")
         checked_options(self.sbatch)
         for name, value in self.env.items():
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name, re.ASCII):
                 raise ConfigError(f"env.{name} is not the name of a variable.")
             if not value.isprintable():
-                raise ConfigError(f"env.{name} is {value!r}, expected a text without control characters.")
-        if self.tracking_uri is not None and not self.tracking_uri.startswith(SCHEMES):
-            raise ConfigError(
-                f"tracking_uri is {without_login(self.tracking_uri)!r}, expected http(s)://<server> or a database URI."
-            )
+                raise ConfigError(
+                    f"env.{name} is {kind_of(value)}, expected a text without control characters."
+                )
+        if self.tracking_uri is not None and not is_uri(self.tracking_uri):
+            raise ConfigError(f"tracking_uri is {kind_of(self.tracking_uri)}, expected {URI_EXPECTED}.")
         if self.tracking_uri is not None and URI_VARIABLE in self.env:
             raise ConfigError(f"env.{URI_VARIABLE} and tracking_uri set the same; leave one of them out.")
         too_many = excess(self.scratch)

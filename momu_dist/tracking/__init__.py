@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from momu_dist.errors import ConfigError, without_login
+from momu_dist.errors import ConfigError, kind_of, without_login
 from momu_dist.tracking.background import BackgroundTracker
 from momu_dist.tracking.contract import Status, Tracker
 from momu_dist.tracking.null_tracker import NullTracker
@@ -24,15 +25,29 @@ __all__ = [
 
 SPOOL_NAME = "tracking-spool.jsonl"
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
-SCHEMES = ("sqlite:///", "http://", "https://", "postgresql", "mysql", "mssql")
+URI_EXPECTED = (
+    "sqlite:///<file>, http(s)://<server> or a database URI, whose name, password and query have %40 for @, %2F for /, "
+    "%3F for ?, %23 for # and %20 for a blank"
+)
+_URI = re.compile(
+    r"sqlite:///.*|(https?|(postgresql|mysql|mssql)(\+\w+)?)://([^\s/?#]*@)?(\[[^\s\]/?#@]*\]|[^\s/?#@:]*)(:\d*)?([/?#][^\s@]*)?",
+    re.DOTALL,
+)
+
+
+def is_uri(text: str) -> bool:
+    """Whether MLflow offers such a URI and it leaves no doubt where a name and password in it end: what is doubtful would be
+    read in one way by the libraries that ask, and in another by what hides the password (`without_login`, `told`).
+    """
+    return _URI.fullmatch(text) is not None
 
 
 def check_uri(uri: str) -> None:
     """Raise ConfigError for a tracking URI that is none of ours and that MLflow does not offer, such as a plain folder."""
-    if uri not in ("none", "auto") and not uri.startswith(SCHEMES):
+    if uri not in ("none", "auto") and not is_uri(uri):
         raise ConfigError(
-            f"tracking.uri is {without_login(uri)!r} (auto takes that of {URI_VARIABLE}), expected auto, none, sqlite:///<file>, "
-            "http(s)://<server> or a database URI; MLflow no longer writes to a plain folder, so use sqlite:///<folder>/mlflow.db."
+            f"tracking.uri is {kind_of(uri)} (auto takes that of {URI_VARIABLE}), expected auto, none, {URI_EXPECTED}; "
+            "MLflow no longer writes to a plain folder, so use sqlite:///<folder>/mlflow.db."
         )
 
 
@@ -69,6 +84,7 @@ def _mlflow_tracker(uri: str, experiment: str, run_folder: Path) -> BackgroundTr
     if uri == "auto":
         folder.parent.mkdir(parents=True, exist_ok=True)
         uri = auto_uri(folder.parent)
+        check_uri(uri)
     elif "***" in uri:
         uri = _with_login(uri)
     # Imported here because mlflow takes seconds, which `none` need not pay.

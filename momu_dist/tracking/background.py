@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from momu_dist.errors import without_login
+from momu_dist.errors import told
 from momu_dist.tracking.contract import Status
 from momu_dist.tracking.events import Backend, Event, Kind, Rejected, Spool, batches
 
@@ -205,13 +205,14 @@ class BackgroundTracker:
                 for event in batch:
                     self._deliver([event])
             else:
-                log.warning("tracking: the server refused a %s event: %s", batch[0].kind, error)
+                log.warning("tracking: the server refused a %s event: %s", batch[0].kind, told(error))
 
     def _warn(self, reason: object) -> None:
         if not self._warned:
             self._warned = True
-            text = " ".join(without_login(str(reason)).split())[:300]
-            log.warning("tracking is not reachable (%s); keeping its data in %s", text, self._spool.path)
+            log.warning(
+                "tracking is not reachable (%s); keeping its data in %s", told(reason), self._spool.path
+            )
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

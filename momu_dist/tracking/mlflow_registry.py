@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from momu_dist.errors import CheckpointError, without_login
+from momu_dist.errors import CheckpointError, told, without_login
 from momu_dist.tracking.mlflow_client import MlflowClient, MlflowException, connect
 from momu_dist.tracking.registry import CANDIDATE, ModelRef, ModelVersion, Promotion
 
@@ -114,5 +114,5 @@ def _asking(uri: str) -> Iterator[None]:
     except CheckpointError:
         raise
     except Exception as error:  # MLflow's own, and whatever a database or network library raises below it
-        text = " ".join(without_login(str(error)).split())[:300].rstrip(".")
+        text = told(error).rstrip(".")
         raise CheckpointError(f"the model registry at {without_login(uri)} failed: {text}.") from error

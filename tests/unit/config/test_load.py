@@ -83,9 +83,13 @@ def test_unknown_key_in_an_override(tmp_path: Path) -> None:
         ("train.strategy=zero4", "train.strategy"),
         ("optim.betas=[0.9]", "optim.betas"),
         ("optim.lr=fast", "optim.lr"),
-        ("data=5", "data"),
-        ("model.ch=null", "model.ch"),
-        ("model=wide", "model"),
+        ("data=5", "data is a number, expected a mapping"),
+        ("model.ch=null", "model.ch is empty, expected"),
+        ("model=wide", "model is a text of 4 characters, expected a mapping"),
+        ("model=0", "model is a number, expected a mapping"),
+        ("out=3", "out is 3, expected a text, in quotes"),
+        ("train.previews=perhaps", "train.previews is 'perhaps', expected true or false"),
+        ("data.length_s=[1, 2, 3]", "data.length_s is [1, 2, 3]: tuple should have at most 2"),
     ],
 )
 def test_wrong_type_names_place_and_value(tmp_path: Path, override: str, place: str) -> None:
@@ -119,9 +123,28 @@ def test_a_base_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert "gone.yaml" in refused(write(tmp_path, SMALLEST + "base: gone.yaml\n"))
 
 
-@pytest.mark.parametrize("override", ["seed", "=3", "seed.deeper=1", "seed=[1"])
-def test_bad_overrides_are_quoted(tmp_path: Path, override: str) -> None:
-    assert repr(override) in refused(write(tmp_path, SMALLEST + "seed: 1\n"), override)
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("seed", "override 2 is a text of 4 characters, expected the form section.field=value"),
+        ("=3", "override 2 is a text of 2 characters, expected the form"),
+        ("data..root=3", "override 2 is a text of 12 characters, expected the form"),
+        ("seed.deeper=1", "override seed.deeper: seed is a value, not a section"),
+        ("seed=[1", "override seed: the value is not valid YAML"),
+    ],
+)
+def test_bad_overrides_are_named(tmp_path: Path, override: str, said: str) -> None:
+    assert said in refused(write(tmp_path, SMALLEST + "seed: 1\n"), "out=here", override)
+
+
+def test_an_empty_section_is_one_without_anything(tmp_path: Path) -> None:
+    write(tmp_path, "data: {root: base}\noptim:\n", "base.yaml")
+    text = SMALLEST + "base: base.yaml\ndata:\nmodel:\nloss:\ntrain:\n"
+    config = load_config(write(tmp_path, text), ["train.workers=2"])
+    assert config.data.root == "base"  # nothing is said of it above
+    assert (config.model, config.train) == (AutoencoderConfig(), TrainConfig(workers=2))
+    path = write(tmp_path, "stage: motion_vae\nname: run\nloss:\n  contrast:\n", "other.yaml")
+    assert load_config(path).loss.contrast == ContrastConfig()
 
 
 @pytest.mark.parametrize("text", ["", "- a\n- b\n", "a: [1\n"])
@@ -142,7 +165,7 @@ def test_stage_must_be_known(tmp_path: Path) -> None:
 
 
 def test_name_must_be_given(tmp_path: Path) -> None:
-    assert "name" in refused(write(tmp_path, "stage: music_vae\n"))
+    assert refused(write(tmp_path, "stage: music_vae\n")).endswith("run.yaml: name is missing.")
 
 
 def test_model_that_cannot_be_built_is_a_config_error(tmp_path: Path) -> None:
@@ -282,11 +305,25 @@ def test_a_folder_is_no_config(tmp_path: Path) -> None:
         load_config(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"name: \xff\xfe\n", b"a: " + b"[" * 3000, b"a: 2024-13-45\n"])
-def test_a_file_that_yaml_cannot_read(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"name: \xff\xfe\n", "it is no UTF-8"),
+        (b"a: " + b"[" * 3000, "nested too deeply"),
+        (b"a: 2024-13-45\n", "a date, a number or a sign"),
+        (b"a: 1\n\tb: 2\n", "line 2, column 1: found character '\\t' that cannot start any token"),
+        (b"a: b: c\n", "line 1, column 5: mapping values are not allowed here"),
+        (b"a: [1", "line 1, column 6: expected ',' or ']', but got '<stream end>'"),
+        (b"a: 1\n---\nb: 1\n", "line 2, column 1: found another document"),
+        (b"a: *name\n", "line 1, column 4: found undefined alias)"),
+        (b"a: !name b\n", "line 1, column 4: could not determine a constructor for the tag)"),
+    ],
+)
+def test_a_file_that_yaml_cannot_read(tmp_path: Path, content: bytes, said: str) -> None:
     path = tmp_path / "run.yaml"
     path.write_bytes(content)
-    assert "is not valid YAML" in refused(path)
+    sentence = refused(path)
+    assert "is not valid YAML" in sentence and said in sentence
 
 
 def test_a_base_is_no_override(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import yaml
 from momu_dist.cli import main
 from momu_dist.errors import ConfigError
 from momu_dist.launch.sbatch import VARIABLES
-from momu_dist.launch.sites import SITE, load_site, site_name
+from momu_dist.launch.sites import SITE, Site, load_site, site_name
 from momu_dist.launch.submit.plan import plan_hold
 from momu_dist.launch.submit.slurm import job_options, render
 
@@ -110,16 +110,29 @@ def test_the_site_that_ships_loads_by_its_name(capsys: pytest.CaptureFixture[str
         ('sbatch: {partition: "a\\nb"}', "control characters"),
         ('sbatch: {partition: ""}', "not empty"),
         ("sbatch: {partition: true}", "sbatch.partition is true, expected a value"),
-        ("sbatch: {partition: null}", "sbatch.partition"),
+        ("sbatch: {partition: null}", "sbatch.partition is empty, expected a text or a whole number"),
+        ("sbatch: {mem: [64G]}", "sbatch.mem is a list, expected a text or a whole number"),
+        ("sbatch: {mem: 1.5}", "sbatch.mem is a number with a point, expected a text or a whole number"),
+        ("sbatch: [mem]", "sbatch is a list, expected a mapping"),
+        ("sbatch: {2: x}", "key 1 of sbatch is a number, expected `name: value`"),
         ("sbatch: {nodes: 2}", "cannot be set for a site: use --nodes"),
         ("sbatch: {comment: x}", "cannot be set for a site: give it to sbatch"),
         ("sbatch: {clusters: a}", "cannot be set for a site: a site is one cluster"),
         ("sbatch: {signal: USR1@60}", "expected B:USR2@SECONDS"),
         ('env: {NCCL_DEBUG: "a\\tb"}', "env.NCCL_DEBUG"),
-        ('env: {"A B": x}', "is not the name of a variable"),
+        ("env: {NCCL_DEBUG: 1}", "env.NCCL_DEBUG is a number, expected a text, in quotes"),
+        ("env: {on: x}", "key 1 of env is true or false, expected `name: value`"),
+        ("env: {A: x, TOKEN=abc}", "key 2 of env is a text of 9 characters without a value"),
+        ("env: {A: x, TOKEN: null}", "key 2 of env is a text of 5 characters without a value"),
+        ('env: {"A B": x}', "key 1 of env is a text of 3 characters, expected `name: value`"),
+        ("env: {A-B: x}", "env.A-B is not the name of a variable"),
         ('env: {"ÄB": x}', "is not the name of a variable"),
         ("scratch: tmp", "expected an absolute path"),
-        ("tracking_uri: runs/mlflow", "tracking_uri is 'runs/mlflow', expected http"),
+        ("stage_data: perhaps", "stage_data is 'perhaps', expected true or false"),
+        (
+            "tracking_uri: runs/mlflow",
+            "tracking_uri is a text of 11 characters, expected sqlite:///<file>, http",
+        ),
         (
             "{tracking_uri: 'http://a', env: {MLFLOW_TRACKING_URI: 'http://b'}}",
             "env.MLFLOW_TRACKING_URI and tracking_uri",
@@ -133,6 +146,13 @@ def test_a_mistake_in_a_site_is_one_sentence(tmp_path: Path, text: str, said: st
     with pytest.raises(ConfigError, match=r"site\.yaml") as error:
         load_site(str(path))
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "sbatch:\nenv:\n", "sbatch: {}\nenv: {}\n"])
+def test_a_site_and_its_sections_may_be_empty(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "site.yaml"
+    path.write_text(text)
+    assert load_site(str(path)) == Site()
 
 
 def test_a_scratch_is_too_long_for_a_user_with_a_long_number(

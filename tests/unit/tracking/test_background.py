@@ -29,7 +29,7 @@ class FakeBackend:
         if self.away:
             raise ConnectionError("nobody answers at http://me:secret@h/api")
         if any("bad" in event.body.get("values", {}) for event in events):
-            raise Rejected("bad name")
+            raise Rejected("bad name at http://me:secret@h/api")
         self.events += events
 
     @property
@@ -141,7 +141,9 @@ def test_a_backend_that_cannot_be_made_is_an_outage(tmp_path: Path) -> None:
     assert [event.kind for event in Spool(tmp_path / "spool.jsonl").read(10)[0]] == ["start", "finish"]
 
 
-def test_a_refused_value_does_not_take_its_neighbours_along(tmp_path: Path) -> None:
+def test_a_refused_value_does_not_take_its_neighbours_along(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     backend = FakeBackend()
     backend.gate.clear()  # so that all metrics are sent as one batch
     t = tracker(backend, tmp_path)
@@ -153,6 +155,7 @@ def test_a_refused_value_does_not_take_its_neighbours_along(tmp_path: Path) -> N
     t.finish()
     assert backend.steps == [0, 2]
     assert backend.events[-1].kind == "finish"
+    assert "refused a metrics event: bad name at http://***@h/api" in caplog.text
 
 
 def test_a_full_queue_loses_the_newest_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

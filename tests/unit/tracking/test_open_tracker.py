@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from momu_dist import tracking
-from momu_dist.errors import ConfigError, without_login
-from momu_dist.tracking import auto_uri, open_tracker
+from momu_dist.errors import ConfigError, told, without_login
+from momu_dist.tracking import auto_uri, check_uri, is_uri, open_tracker
 from momu_dist.tracking.null_tracker import NullTracker
 
 
@@ -61,22 +61,76 @@ def test_a_login_is_that_of_the_environment_or_it_is_said_that_there_is_none(
     [
         ("http://me:secret@login01:5000", "http://***@login01:5000"),
         ("postgresql+psycopg2://me:sec/ret@db/mlflow", "postgresql+psycopg2://***@db/mlflow"),
-        ("mysql://token@db/x?password=secret&ssl=1", "mysql://***@db/x?password=***&ssl=1"),
-        (
-            "API request to http://me:secret@h/api failed: me@x",
-            "API request to http://***@h/api failed: me@x",
-        ),
+        ("mysql://token@db/x?password=secret&ssl=1", "mysql://***@db/x?***"),
+        ("API request to http://me:secret@h/api failed", "API request to http://***@h/api failed"),
         ("http://me:p@ss@host", "http://***@host"),
-        (
-            "mssql+pyodbc:///?odbc_connect=UID%3Dme%3BPWD%3Dsecret%3B&x=1",
-            "mssql+pyodbc:///?odbc_connect=UID%3Dme%3BPWD%3D***&x=1",
-        ),
-        ("mssql://db/x?Pwd=secret", "mssql://db/x?Pwd=***"),
-        ("http://login01:5000/api/x?user=me@x", "http://login01:5000/api/x?user=me@x"),
+        ("http://me:sec/ret@host", "http://***@host"),
+        ("http://me:sec ret@host", "http://***@host"),
+        ("http://me:sec#ret@host", "http://***"),
+        ("http://me:sec?ret@host", "http://***"),
+        ("mssql+pyodbc:///?odbc_connect=UID%3Dme%3BPWD%3Dsecret%3B&x=1", "mssql+pyodbc:///?***"),
+        ("http://h/x#token=secret", "http://h/x#***"),
+        ("mysql://db/x?password=sec@ret", "mysql://***"),
+        ("tracking.uri=http://me:secret@host", "tracking.uri=http://***@host"),
+        ("evaluate --data sqlite:///x.db http://me:secret@h", "evaluate --data sqlite:///x.db http://***@h"),
+        ("checkpoint=models:/dit@best", "checkpoint=models:/dit@best"),
         ("http://login01:5000", "http://login01:5000"),
-        ("sqlite:////srv/a:b@c/mlflow.db", "sqlite:////srv/a:b@c/mlflow.db"),
+        ("sqlite:////srv//a:b@c/mlflow.db?timeout=3", "sqlite:////srv//a:b@c/mlflow.db?timeout=3"),
         ("auto", "auto"),
     ],
 )
 def test_a_name_and_a_password_are_not_shown(text: str, shown: str) -> None:
     assert without_login(text) == shown
+
+
+def test_what_a_library_says_keeps_its_other_words() -> None:
+    error = "API request to http://me:p@w@h:1/api failed:\n  Max retries with url: /api/runs?token=secret (of me@x, why?)"
+    assert (
+        told(error)
+        == "API request to http://***@h:1/api failed: Max retries with url: /api/runs?*** (of me@x, why?)"
+    )
+    assert len(told("x" * 1000)) == 300
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        *(
+            "http://login01",
+            "https://login01:5000/mlflow/",
+            "http://[::1]:5000",
+            "http://me:p%2Fw@login01:5000",
+        ),
+        *("http://me:p@w@login01:5000", "postgresql://db/x?sslmode=require&x=/a?b", "postgresql:///x"),
+        *(
+            "mysql+pymysql://me:%40@db:3306/x",
+            "mssql+pymssql://me:pw@HOST\\ONE:1433/x",
+            "sqlite:///a b@c?d#e",
+        ),
+    ],
+)
+def test_a_uri_whose_login_is_plain_is_taken(uri: str) -> None:
+    assert is_uri(uri) and is_uri(without_login(uri))  # what others see of it can name the store, too
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        *("http://me:hush/hush@h", "http://me:hush?hush@h", "http://me:hush#hush@h", "http://me:hush hush@h"),
+        *(
+            "mysql://db/x?password=hush@hush",
+            "http://h/x?token=hush hush",
+            "http://me:hush",
+            "postgresql:me:hush@h",
+        ),
+        *("http:/me:hush@h", "me:hush@h"),
+    ],
+)
+def test_a_uri_whose_login_has_no_plain_end_is_refused_and_not_shown(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    for refuse in (lambda: check_uri(uri), lambda: open_tracker("auto", "momu", tmp_path / "run")):
+        with pytest.raises(ConfigError, match="%2F for /") as error:
+            refuse()
+        assert "hush" not in str(error.value)
