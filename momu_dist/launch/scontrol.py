@@ -13,6 +13,8 @@ from momu_dist.errors import ConfigError
 TIMEOUT_S = 10.0
 QUEUE_S = 30.0
 """The same for the whole queue, which a person waits for."""
+REACH = frozenset({"SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT"})
+"""By these variables programs of SLURM find their cluster, and are let in; its others are of a job, or options."""
 
 
 @dataclass(frozen=True)
