@@ -176,8 +176,7 @@ class Job:
                 time.sleep(POLL_S)
         finally:
             end_all([driver], 0.0)
-            progress.look()
-            self.progressed = progress.made
+            self.progressed = progress.end()
         return self._driver_ended(driver)
 
     def _driver_ended(self, driver: Child) -> tuple[int, str]:
