@@ -1,15 +1,14 @@
-"""What SLURM gave to this job, read from the variables it sets."""
+"""What SLURM gave to this job: as its controller has it, and as its variables say where those are of this job."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from momu_dist.errors import ConfigError
-from momu_dist.launch.scontrol import hostnames
+from momu_dist.errors import ConfigError, MomuError
+from momu_dist.launch.scontrol import ANSWER_S, JobFacts, hostnames
 
 
 @dataclass(frozen=True)
@@ -17,37 +16,40 @@ class Allocation:
     """A job's nodes, the first of which runs the batch script, and what each has."""
 
     job_id: int
-    job_name: str
     restart: int
     nodes: tuple[str, ...]
     cpus: tuple[int, ...]
-    submit_dir: Path
     slurm_id: str
-    """By which SLURM knows this job and no other: `12_3` for an element of an array, whose number alone may mean all of them."""
+    """By which SLURM knows this job and no other; see JobFacts."""
 
     @property
     def head(self) -> str:
         return self.nodes[0]
 
 
-def read_allocation(env: Mapping[str, str] = os.environ) -> Allocation:
-    """Return the allocation of the batch script that called; ConfigError outside one."""
-    if "SLURM_JOB_ID" not in env or "SLURM_JOB_NODELIST" not in env:
-        raise ConfigError(
-            "no SLURM allocation: SLURM_JOB_ID is not set; submit with `sbatch jobs/train_dit.sh`, or train on this machine "
-            "with `python -m momu_dist.train`."
+def read_allocation(facts: JobFacts, env: Mapping[str, str] = os.environ) -> Allocation:
+    """Return the allocation of the batch script that called, from its own facts; MomuError where SLURM does not tell them."""
+    job = env["SLURM_JOB_ID"]
+    if not facts.state:
+        raise MomuError(
+            f"the controller of SLURM says nothing of job {job} within {ANSWER_S:.0f} s ({facts.complaint}); submit it again "
+            "once `scontrol show job` answers on the nodes."
         )
+    # SLURM sets these two anew for every job. SLURM_ARRAY_* and SLURM_RESTART_COUNT may be of a job this one was submitted in.
     nodes = hostnames(env["SLURM_JOB_NODELIST"])
-    array, task = env.get("SLURM_ARRAY_JOB_ID"), env.get("SLURM_ARRAY_TASK_ID")
-    return Allocation(
-        job_id=int(env["SLURM_JOB_ID"]),
-        job_name=env.get("SLURM_JOB_NAME", "momu"),
-        restart=int(env.get("SLURM_RESTART_COUNT", "0")),
-        nodes=nodes,
-        cpus=per_node(env.get("SLURM_JOB_CPUS_PER_NODE", "1"), len(nodes)),
-        submit_dir=Path(env.get("SLURM_SUBMIT_DIR", os.getcwd())),
-        slurm_id=f"{array}_{task}" if array and task else env["SLURM_JOB_ID"],
-    )
+    cpus = per_node(env.get("SLURM_JOB_CPUS_PER_NODE", "1"), len(nodes))
+    return Allocation(int(job), facts.restarts, nodes, cpus, facts.slurm_id)
+
+
+def forget_other_jobs(facts: JobFacts, env: MutableMapping[str, str] = os.environ) -> None:
+    """Remove the variables of GPUs and memory that are not of the job with these facts.
+
+    sbatch hands on those of a job that it is called in, and SLURM sets anew only those of what the new one has.
+    """
+    names = [] if facts.gpus else ["SLURM_JOB_GPUS", "SLURM_STEP_GPUS", "SLURM_GPUS_ON_NODE"]
+    names += [f"SLURM_MEM_PER_{unit}" for unit in ("NODE", "CPU", "GPU") if unit not in facts.memory_per]
+    for name in names:
+        env.pop(name, None)
 
 
 def per_node(text: str, nodes: int) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ import traceback
 from collections import deque
 from collections.abc import Sequence
 
-from momu_dist.errors import STOPPED, ConfigError, Stopped, without_login
+from momu_dist.errors import STOPPED, ConfigError, Stopped
 from momu_dist.launch.allocation import Allocation
 from momu_dist.launch.children import Child, end_all
 from momu_dist.launch.node import KEEP_LOGS
@@ -18,9 +18,9 @@ from momu_dist.launch.policy import USER_ERROR, End, failures_after, for_the_use
 from momu_dist.launch.ports import plan
 from momu_dist.launch.progress import Progress
 from momu_dist.launch.ray_cluster import NodeFailure, RayCluster, forget_secrets, signed
-from momu_dist.launch.scontrol import job_facts, kill_wait_s, requeue
+from momu_dist.launch.scontrol import JobFacts, job_facts, kill_wait_s, requeue
 from momu_dist.launch.sites import Site
-from momu_dist.launch.status import Status, job_folder
+from momu_dist.launch.status import Status, say
 from momu_dist.launch.work import Work, make_work
 from momu_dist.train.process import GIVEN_AT, process_age_s
 from momu_dist.train.scratch import node_folder
@@ -33,7 +33,6 @@ HURRIED_END_S = 4.0
 REQUEUE_S = 600.0
 """How long SLURM is asked to requeue the job, which holds its nodes meanwhile."""
 REQUEUE_PAUSE_S = 5.0
-ENDING = "SLURM is ending this job and knows what to do with it"
 POLL_S = 0.1
 LOOK_S = 1.0
 
@@ -44,16 +43,19 @@ class Job:
     `signals` are the names of those that have come and are not answered yet.
     """
 
-    def __init__(self, allocation: Allocation, site: Site, budget: int, signals: deque[str]) -> None:
+    def __init__(
+        self, allocation: Allocation, site: Site, budget: int, status: Status, signals: deque[str]
+    ) -> None:
         self.allocation = allocation
         self.site = site
         self.budget = budget
-        self.folder = job_folder(allocation.submit_dir, allocation.job_id)
+        self.folder = status.path.parent
         self.temp = node_folder(site.scratch, allocation.job_id)
-        self.status = Status(self.folder / "status.json")
+        self.status = status
         self.cluster: RayCluster | None = None
         self.kill_wait_s = kill_wait_s()
         self.asked_by: str | None = None
+        self.why_ended = ""
         self.must_end = float("inf")
         self.first_failure: str | None = None
         self.node_lost = False
@@ -65,8 +67,6 @@ class Job:
     def run(self, name: str, arguments: Sequence[str]) -> int:
         """Do the work and return the exit code for SLURM: that of the driver, or of what kept it from running."""
         restart = self.allocation.restart
-        work = [name, *map(without_login, arguments)]
-        self.status.open(self.allocation.job_id, self.allocation.job_name, restart, work)
         again = f", started again ({restart})" if restart else ""
         say(
             f"job {self.allocation.slurm_id}{again} on {', '.join(self.allocation.nodes)}; status: {self.status.path}"
@@ -176,8 +176,7 @@ class Job:
                 time.sleep(POLL_S)
         finally:
             end_all([driver], 0.0)
-            progress.look()
-            self.progressed = progress.made
+            self.progressed = progress.end()
         return self._driver_ended(driver)
 
     def _driver_ended(self, driver: Child) -> tuple[int, str]:
@@ -237,9 +236,11 @@ class Job:
             # No longer running: it is being ended, and killed after KillWait.
             left = facts.end - TEARDOWN_S if facts.running else time.time() + self.kill_wait_s - HURRIED_END_S
             self.must_end = max(time.time(), min(self.must_end, left))
+            self.why_ended = facts.why_ended(self.allocation.restart) or self.why_ended
             if self.asked_by is None:
                 self.asked_by = name
-                say(f"{name} from SLURM: this job is to save and stop")
+                because = f", as it {self.why_ended}" if self.why_ended else ""
+                say(f"{name} from SLURM{because}: this job is to save and stop")
 
     def _check_asked(self) -> None:
         self._heed_signals()
@@ -255,11 +256,15 @@ class Job:
         again, reason = requeued(end, self.budget)
         self.status.set(failures=failures_after(end))
         self.status.phase("ended")
-        if again and not (facts := job_facts(self.allocation.slurm_id)).running:
-            again, reason = False, ENDING
-        self._tell_end(code, why)
+        facts = job_facts(self.allocation.slurm_id) if again else JobFacts()
+        self.why_ended = facts.why_ended(self.allocation.restart) or self.why_ended
+        self._tell_end(code, f"it {self.why_ended}: {why}" if self.why_ended else why)
         if not again:
             self._tell_next(False, reason)
+            return code
+        if not facts.running:
+            taken = facts.restarts > self.allocation.restart  # SLURM requeues what it preempts
+            self._tell_next(taken, f"it {self.why_ended}{'' if taken else '; submit it again to go on'}")
             return code
         self._tell_next(None, reason)  # before SLURM has it again, and ends this process for that
         if refused := self._requeue(facts.end):
@@ -284,15 +289,14 @@ class Job:
             if facts.restarts > self.allocation.restart:
                 return ""  # only the answer was lost
             if not facts.running or "SIGTERM" in self._signals:
-                return ENDING
+                return f"it {facts.why_ended(self.allocation.restart) or 'was told to end meanwhile'}"
             end = facts.end if facts.state else end  # limits may be changed
             if not facts.requeues or time.time() > min(until, end - HURRIED_END_S):
                 return f"SLURM refuses ({refused}); submit it again"
         return ""
 
     def _tell_end(self, code: int, why: str) -> None:
-        ended = {"code": code, "why": why, "first_failure": self.first_failure, "requeued": None}
-        self.status.set(ended=ended)
+        self.status.end(code, why, self.first_failure)
         phases = ", ".join(
             f"{name} {seconds:.1f} s" for name, seconds in self.status.facts["phases_s"].items()
         )
@@ -314,8 +318,3 @@ def failing_rank(why: str) -> str | None:
     """Return what a driver's last words say of the worker that failed first, such as `rank 1 on node2: ...`."""
     found = re.search(r"\brank \d+( on \S+)?: .*", why)
     return found[0] if found else None
-
-
-def say(text: str) -> None:
-    """Print a line to the job's log."""
-    print(f"momu: {text}", flush=True)

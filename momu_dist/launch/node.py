@@ -123,7 +123,7 @@ class Agent:
     def run(self) -> int:
         """Take part until told to stop; return 0, or 1 after a line that says what went wrong."""
         adopt_orphans()
-        for number in (signal.SIGTERM, signal.SIGUSR2):
+        for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
             signal.signal(number, self._signalled)
         # Ray keeps many files open and takes the limit as it finds it.
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -201,6 +201,10 @@ class Agent:
             raise Refused(
                 f"{self.temp} cannot be made ({error.strerror}); set another `scratch` for the site"
             ) from error
+        # For Ray, whose workers are killed and leave theirs. Not by srun's environment: SLURM would make the folder first.
+        own = self.temp / "tmp"
+        own.mkdir()
+        os.environ["TMPDIR"] = str(own)
         taken = busy_of(self.ports)
         if taken:
             shown = ", ".join(map(str, taken[:5])) + (" ..." if len(taken) > 5 else "")

@@ -44,7 +44,7 @@ def for_the_user(error: Exception) -> bool:
 
 def failures_after(end: End) -> int:
     """Return the attempts in a row that came no further, after this end."""
-    if end.code == 0 or (end.asked and end.progressed):
+    if end.code == 0 or (end.progressed and (end.asked or end.code == STOPPED)):
         return 0
     return 1 if end.progressed else end.failures + 1
 
@@ -65,6 +65,6 @@ def requeued(end: End, budget: int) -> tuple[bool, str]:
     if end.first and not end.progressed and not end.node_lost:
         return (
             False,
-            "its first attempt finished nothing, so something is likely wrong with the job itself",
+            "its first attempt finished nothing, and only what has come further once is tried again by itself",
         )
     return True, f"failure {failures} of at most {budget} in a row"

@@ -22,14 +22,7 @@ class Progress:
         if self.folder is None:
             return
         self._events, self._metrics = NewLines(self.folder.events), NewLines(self.folder.metrics)
-        status.set(run=str(self.folder.path), total_steps=work.total_steps)
-
-    @property
-    def made(self) -> bool:
-        """Whether this attempt has come further, for good; not where the disk does not say."""
-        with suppress(OSError):
-            return self.work.reached() > self._reached_before
-        return False
+        status.set(run=str(self.folder.path), total_steps=work.total_steps, step=self._reached_before)
 
     def look(self) -> None:
         """Read what is new; a disk that refuses for a moment ends no training."""
@@ -37,6 +30,16 @@ class Progress:
             return
         with suppress(OSError):
             self._look()
+
+    def end(self) -> bool:
+        """Look for the last time; return whether this attempt has come further, for good; not where the disk does not say."""
+        self.look()
+        with suppress(OSError):
+            reached = self.work.reached()
+            if self.folder is not None:  # what is saved at a stop may be beyond the last entry of the metrics
+                self.status.set(step=max(reached, self.status.facts["step"]))
+            return reached > self._reached_before
+        return False
 
     def _look(self) -> None:
         events = self._events.read()

@@ -28,6 +28,8 @@ STATES = ("starting", "ready", "staged", "joined")
 """What a node comes to, in this order."""
 SILENT_S = 60.0
 """After so long without a word a node counts as lost."""
+STOOD_STILL_S = 15.0
+"""If so long passes between two looks, this process was stopped, mostly with its nodes, as by `scontrol suspend`."""
 TOKEN, ADDRESS = "token", "ray.json"
 """Files of a job's folder, for its owner's eyes only, while its Ray is up."""
 CHECKS_S = 60.0
@@ -117,6 +119,7 @@ class RayCluster:
             "TORCH_EXTENSIONS_DIR": f"{temp}/torch_extensions",
         }
         self.warned = False
+        self._looked = time.monotonic()
 
     @property
     def address(self) -> str:
@@ -168,6 +171,7 @@ class RayCluster:
         until = time.monotonic() + seconds
         while True:
             check()  # first: a job that is ended loses its nodes too
+            until += self._forgive_standstill()
             for node in self.lost():
                 raise NodeFailure(f"{node.name}: {node.failure()}")
             waiting = [node for node in self.nodes.values() if node.state in STATES[: STATES.index(state)]]
@@ -191,8 +195,19 @@ class RayCluster:
         }
         write_secret(self.folder / ADDRESS, json.dumps(facts, indent=2))
 
+    def _forgive_standstill(self) -> float:
+        """Return for how long this process stood still since the last look, time in which it could hear no node."""
+        before, self._looked = self._looked, time.monotonic()
+        passed = self._looked - before
+        if passed < STOOD_STILL_S:
+            return 0.0
+        for node in self.nodes.values():
+            node.heard += passed
+        return passed
+
     def lost(self) -> list[Node]:
-        """Return the nodes that no longer take part."""
+        """Return the nodes that no longer take part; to be asked all the time, as what it missed is no node's silence."""
+        self._forgive_standstill()
         return [node for node in self.nodes.values() if node.lost]
 
     def room_for(self, worker_cpus: float) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import time
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -13,6 +14,10 @@ from momu_dist.errors import ConfigError
 TIMEOUT_S = 10.0
 QUEUE_S = 30.0
 """The same for the whole queue, which a person waits for."""
+ANSWER_S = 30.0
+"""How long a job that begins asks a controller that is busy."""
+REACH = frozenset({"SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT"})
+"""By these variables programs of SLURM find their cluster, and are let in; its others are of a job, or options."""
 
 
 @dataclass(frozen=True)
@@ -20,41 +25,86 @@ class JobFacts:
     """A job as the controller has it; without a state where the controller does not answer."""
 
     state: str = ""
-    """Such as RUNNING; while it is being ended CANCELLED, PREEMPTED, TIMEOUT or COMPLETING.
+    """Such as RUNNING; while it is being ended CANCELLED, PREEMPTED, TIMEOUT or, mostly, COMPLETING.
 
     SIGNALING is a job that runs: before another signal SLURM sends SIGCONT, and shows this until all nodes have answered.
     """
     end: float = float("inf")
     """When it must end, in seconds of the clock; infinite where it need not, or nobody knows."""
     restarts: int = 0
+    """How often it was put back into the queue, from the moment of that on."""
     requeues: bool = True
     """Whether it may be requeued."""
     nodelist: str = ""
+    slurm_id: str = ""
+    """By which SLURM knows this job and no other: `12_3` for an element of an array, whose number alone may mean all of them."""
+    gpus: bool = False
+    """Whether it was given any."""
+    memory_per: frozenset[str] = frozenset()
+    """Of what its memory is counted: NODE, CPU or GPU."""
+    reason: str = ""
+    """Why it waits or is being ended, such as TimeLimit; None, as a word, where somebody cancelled it."""
+    preempted: bool = False
+    complaint: str = ""
+    """Why the controller does not answer."""
 
     @property
     def running(self) -> bool:
         """Whether it runs, for all that is known: a controller that is silent for a moment ends no job."""
         return self.state in ("RUNNING", "SIGNALING", "")
 
+    def why_ended(self, restart: int) -> str:
+        """Return why SLURM ends its `restart`th start, in words to go on after `it`; empty where it does not, or says nothing."""
+        if self.running:
+            return ""
+        if self.preempted:
+            return "was preempted"
+        if self.restarts > restart:
+            return "was put back into the queue"
+        if self.reason == "None":
+            return "was cancelled"
+        return f"is being ended by SLURM ({self.reason or self.state})"
+
 
 def job_facts(job: str) -> JobFacts:
-    """Return the facts of one job, or of one element of an array (`12_3`)."""
-    code, out, _ = _asked("scontrol", "show", "job", "-o", job)
-    facts = dict(word.split("=", 1) for word in out.split() if "=" in word)
+    """Return the facts of the job of that number, or of one element of an array (`12_3`)."""
+    code, out, error = _asked("scontrol", "show", "job", "-o", "-d", job)
+    # The number of an array is also that of one of its elements: then all are shown.
+    records = out.splitlines() or [""]
+    record = next((one for one in records if one.startswith(f"JobId={job} ")), records[0])
+    facts = dict(word.split("=", 1) for word in record.split() if "=" in word)
     if code != 0 or "JobState" not in facts:
-        return JobFacts()
+        return JobFacts(complaint=error.strip() or f"exit code {code}")
     try:
         end = datetime.fromisoformat(facts.get("EndTime", "")).timestamp()
     except ValueError:
         end = float("inf")
     restarts = facts.get("Restarts", "0")
+    # At the beginning of the record: a job's name, which follows, may look like anything.
+    ids = re.match(r"JobId=(\d+) (?:ArrayJobId=(\d+) ArrayTaskId=(\d+) )?", record)
+    number, array, element = ids.groups() if ids else (job, None, None)
+    memory = {"NODE": "MinMemoryNode", "CPU": "MinMemoryCPU", "GPU": "MemPerTres"}
     return JobFacts(
-        facts["JobState"],
-        end,
-        int(restarts) if restarts.isdecimal() else 0,
-        facts.get("Requeue") != "0",
-        facts.get("NodeList", ""),
+        state=facts["JobState"],
+        end=end,
+        restarts=int(restarts) if restarts.isdecimal() else 0,
+        requeues=facts.get("Requeue") != "0",
+        nodelist=facts.get("NodeList", ""),
+        slurm_id=f"{array}_{element}" if array else number,
+        # Such as TRES=cpu=4,gres/gpu=2, where accounting counts them, and JOB_GRES=gpu:2; or a share of one.
+        gpus=re.search(r"[TG]RES=\S*\b(gpu|mps|shard)\b", record) is not None,
+        memory_per=frozenset(unit for unit, field in memory.items() if facts.get(field, "0") != "0"),
+        reason=facts.get("Reason", ""),
+        preempted=facts.get("PreemptTime", "None") != "None",
     )
+
+
+def own_facts(job: str) -> JobFacts:
+    """Return the facts of the job that asks, as soon as the controller answers; without a state where it does not."""
+    until = time.monotonic() + ANSWER_S
+    while not (facts := job_facts(job)).state and time.monotonic() < until:
+        time.sleep(1.0)
+    return facts
 
 
 def node_lost(job: JobFacts, node: str) -> bool:

@@ -5,21 +5,22 @@ from __future__ import annotations
 import json
 import os
 import time
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from momu_dist.errors import ConfigError, without_login
 from momu_dist.train.process import process_age_s
 
 JOBS = Path("runs/slurm")
 """What jobs keep, in the folder they were submitted from."""
 
 
-def job_folder(submit_dir: Path, job_id: int | str) -> Path:
+def job_folder(submit_dir: Path, job: str | int) -> Path:
     """Where a job keeps its status, the logs of its nodes and its token."""
-    return submit_dir / JOBS / str(job_id)
+    return submit_dir / JOBS / str(job)
 
 
 @dataclass
@@ -30,21 +31,16 @@ class Status:
     facts: dict[str, Any] = field(default_factory=dict)
     _began: float = field(default_factory=time.monotonic)
 
-    def open(self, job: int, name: str, restart: int, work: list[str]) -> Status:
-        """Begin an attempt; what the file held of the one before moves to `before`."""
-        old: dict[str, Any] = {}
-        with suppress(OSError, ValueError):
-            old = json.loads(self.path.read_text())
-        # A cluster that was set up anew counts its jobs from 1 again.
-        before = [*old.pop("before", []), old] if restart and old.get("job") == job else []
+    def open(self, job: int, name: str, work: Sequence[str]) -> Status:
+        """Begin an attempt; what the file held of those before moves to `before`."""
         age = process_age_s()
         self._began = time.monotonic() - age
         began = datetime.now().astimezone() - timedelta(seconds=age)
         self.facts = {
             "job": job,
             "name": name,
-            "restart": restart,
-            "work": work,
+            "restart": 0,
+            "work": list(map(without_login, work)),
             "started": began.isoformat(timespec="milliseconds"),  # the first of phases_s begins here
             "nodes": [],
             "phase": "start",
@@ -53,11 +49,35 @@ class Status:
             "step": 0,
             "total_steps": None,
             "reached": None,  # how far the work had come, for good, when this attempt began
-            "failures": before[-1].get("failures", 0) if before else 0,
+            "failures": 0,
             "ended": None,
-            "before": before,
+            "before": self._attempts(job),
         }
+        self.write()
         return self
+
+    def _attempts(self, job: int) -> list[dict[str, Any]]:
+        """Return the attempts that the file tells of; none where it is not as `write` leaves it."""
+        try:
+            last = json.loads(self.path.read_text())
+            attempts = [*last.pop("before"), last]
+            fits = all(
+                one["job"] == job
+                and isinstance(one["failures"], int)
+                and isinstance(one["reached"], int | None)
+                for one in attempts
+            )
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            return []
+        return attempts if fits else []
+
+    def restarted(self, restart: int) -> None:
+        """Tell how often the job was started again; the first time nothing before was of this job.
+
+        A cluster that was set up anew counts its jobs from 1 again.
+        """
+        before = self.facts["before"] if restart else []
+        self.set(restart=restart, before=before, failures=before[-1]["failures"] if before else 0)
 
     @property
     def last(self) -> dict[str, Any] | None:
@@ -83,6 +103,12 @@ class Status:
         self.facts.update(facts)
         self.write()
 
+    def end(
+        self, code: int, why: str, first_failure: str | None = None, requeued: bool | None = None
+    ) -> None:
+        """Tell how the attempt ended; `requeued` is None while SLURM is asked."""
+        self.set(ended={"code": code, "why": why, "first_failure": first_failure, "requeued": requeued})
+
     def write(self) -> None:
         """Replace the file as a whole: what reads it never sees half of it. A disk that refuses ends no training."""
         temporary = self.path.with_suffix(".writing")
@@ -91,4 +117,21 @@ class Status:
             temporary.write_text(json.dumps(self.facts, indent=2) + "\n")
             os.replace(temporary, self.path)
         except OSError as error:
-            print(f"momu: {self.path} is not up to date ({error.strerror})", flush=True)
+            say(f"{self.path} is not up to date ({error.strerror})")
+
+
+def own_status(work: Sequence[str], env: Mapping[str, str] = os.environ) -> Status:
+    """Begin an attempt of the job whose batch script called, to do `work`; ConfigError outside a job."""
+    if "SLURM_JOB_ID" not in env or "SLURM_JOB_NODELIST" not in env:
+        raise ConfigError(
+            "no SLURM allocation: SLURM_JOB_ID is not set; submit with `sbatch jobs/train_dit.sh`, or train on this machine "
+            "with `python -m momu_dist.train`."
+        )
+    job = env["SLURM_JOB_ID"]
+    folder = job_folder(Path(env.get("SLURM_SUBMIT_DIR", os.getcwd())), job)
+    return Status(folder / "status.json").open(int(job), env.get("SLURM_JOB_NAME", "momu"), work)
+
+
+def say(text: str) -> None:
+    """Print a line to the job's log."""
+    print(f"momu: {text}", flush=True)

@@ -21,6 +21,7 @@ from submitit.slurm.slurm import _make_sbatch_string
 
 from momu_dist.errors import ConfigError, MomuError
 from momu_dist.launch.sbatch import JOB, Options
+from momu_dist.launch.scontrol import REACH
 from momu_dist.launch.sites import SITE
 from momu_dist.launch.status import JOBS
 from momu_dist.launch.submit.become import become
@@ -75,7 +76,7 @@ def submit(job: Submission, options: Options, site: str | None, after: Sequence[
         ) from error
     executor.update_parameters(**_parameters(job, options, site))
     try:
-        with _without_sbatch_variables():
+        with _without_variables_of_this_shell():
             taken = executor.map_array(become, [list(element.arguments) for element in job.elements])
     except (FailedJobError, FailedSubmissionError) as error:
         raise MomuError(f"sbatch refused the job {job.name}: {' '.join(str(error).split())}") from error
@@ -114,9 +115,13 @@ def _check_folder() -> None:
 
 
 @contextmanager
-def _without_sbatch_variables() -> Iterator[None]:
-    """They would win over the script, so a site that was exported to this shell would mix with the one asked for."""
-    taken = {name: os.environ.pop(name) for name in ignored_variables()}
+def _without_variables_of_this_shell() -> Iterator[None]:
+    """SBATCH_... would win over the script, so a site that was exported to this shell would mix with the one asked for.
+
+    SLURM_... are of a job that this shell is in: sbatch hands them on, and what the new job has not stays as it was there.
+    """
+    names = [name for name in os.environ if name.startswith("SLURM_") and name not in REACH]
+    taken = {name: os.environ.pop(name) for name in (*ignored_variables(), *names)}
     try:
         yield
     finally:

@@ -19,6 +19,7 @@ import torch
 from faults import Field, assert_every_sample_once, losses, steps_logged
 from lab import FINAL, Lab
 from momu_dist.launch.ports import plan
+from momu_dist.launch.ray_cluster import SILENT_S
 from momu_dist.launch.sites import SITE
 from momu_dist.train.run import encode
 
@@ -29,6 +30,12 @@ STEPS = 60
 RUN_S = 240
 SOON_S = 60
 """Within which a job that cannot work must have said so."""
+OF_ANOTHER_JOB = {
+    "SLURM_ARRAY_JOB_ID": "1", "SLURM_ARRAY_TASK_ID": "0", "SLURM_RESTART_COUNT": "5", "SLURM_JOB_GPUS": "0,1",
+    "SLURM_MEM_PER_NODE": "100", "SLURM_LABELIO": "1", "SLURM_STDINMODE": "none", "SLURM_TIMELIMIT": "1",
+    "SLURM_CPU_BIND": "quiet,mask_cpu:0x8",
+}  # fmt: skip
+"""What the shell of a job hands on to one that is submitted there, and SLURM leaves as it is."""
 ALIVE = ("PENDING", "RUNNING", "COMPLETING", "SIGNALING")
 """States of a job that may come to its end; the last is seen for a moment while SLURM sends a signal."""
 
@@ -144,6 +151,7 @@ def test_a_training_reads_from_the_disk_of_each_node_and_does_without_a_ray_that
     data = tmp_path / "data"
     shutil.copytree(field.data.root, data)
     given = ("train.max_steps=200", "train.min_workers=1")
+    temporary = [lab.files(node, "pymp-*") for node in lab.nodes]
     job = submit("two-nodes", *given, extra=(f"data.root={data}",), env=of_site(tmp_path, "stage_data: true"))
     job.until(lambda: "Ray is up on 2 nodes" in job.text(), "Ray")
     shutil.rmtree(data / "latents")
@@ -157,6 +165,7 @@ def test_a_training_reads_from_the_disk_of_each_node_and_does_without_a_ray_that
     job.until_step(20)
     kill_ray(job, "node2")
     job.completes()  # the copies have gone with everything else
+    assert [lab.files(node, "pymp-*") for node in lab.nodes] == temporary
     assert not (data / "latents").exists()
     assert lab.accounting(job.number) == [("COMPLETED", "0:0")]
     assert_every_sample_once(field, job.config, job.run)
@@ -191,6 +200,7 @@ def test_neighbours_are_not_disturbed(submit: Callable[..., Submitted], lab: Lab
         one.until(lambda: lab.state(one.number) == "FAILED", "end")
         assert lab.exit_code(one.number) == "75:0" and not one.status()["ended"]["requeued"]
         steps = steps_logged(one.run)
+        assert (one.status()["failures"], one.status()["step"]) == (0, steps[-1])
         assert steps == list(range(1, len(steps) + 1))
         for node in lab.nodes:
             assert set(lab.processes(node)) == theirs[node]
@@ -234,8 +244,11 @@ def test_a_time_limit_and_a_preemption_cost_nothing(
     flags = ("-N2", "--signal=B:USR2@60", "--time=10")
     from mlflow.tracking import MlflowClient
 
-    job = submit("interrupted", "train.max_steps=900", f"tracking.uri={store}", flags=flags)
+    given = ("train.max_steps=900", f"tracking.uri={store}")
+    job = submit("interrupted", *given, flags=flags, env=OF_ANOTHER_JOB)
     job.until_step(5)
+    given_to_nodes = [(node["gpus"], node["memory_mb"]) for node in job.status()["nodes"]]
+    assert given_to_nodes == [(0, 4000)] * 2 and job.status()["restart"] == 0
     lab.set_end(job.number, 65)  # SLURM looks at limits every half minute
     job.until(lambda: job.status().get("restart") == 1, "restart after the time limit")
     # The moved end has become a limit of few minutes, which the next starts would meet too.
@@ -247,6 +260,7 @@ def test_a_time_limit_and_a_preemption_cost_nothing(
     job.until_step(before + 20)
     lab.run("srun", "-p", "urgent", "-N2", "--exclusive", "true", timeout=240)
     job.until(lambda: job.status().get("restart") == 2, "restart after the preemption")
+    assert "as it was preempted" in job.text()
     job.completes(timeout=2 * RUN_S)
     assert_every_sample_once(field, job.config, job.run)
     client = MlflowClient(store)
@@ -274,6 +288,18 @@ def test_a_time_of_grace_is_used_to_save(submit: Callable[..., Submitted], lab: 
     job.completes()
     assert re.findall(r"goes on at step (\d+)", job.events()) == [str(first["step"])] and first["step"] >= 20
     assert steps_logged(job.run) == list(range(1, 301))
+    assert_every_sample_once(field, job.config, job.run)
+
+
+def test_a_job_that_was_suspended_goes_on(submit: Callable[..., Submitted], lab: Lab, field: Field) -> None:
+    """Its launcher hears no node meanwhile."""
+    job = submit("suspended", "train.max_steps=200")
+    job.until_step(20)
+    lab.run("scontrol", "suspend", str(job.number))
+    time.sleep(SILENT_S + 10)
+    lab.run("scontrol", "resume", str(job.number))
+    job.completes()
+    assert job.status()["restart"] == 0 and "was lost" not in job.text()
     assert_every_sample_once(field, job.config, job.run)
 
 
@@ -345,7 +371,7 @@ def fails_soon(job: Submitted, reason: str, cleared: bool = True) -> None:
     assert job.lab.exit_code(job.number) != "0:0"
     last = job.text().splitlines()[-5:]
     assert any(reason in line for line in last), job.text()
-    assert not job.status() or not job.status()["ended"]["requeued"]
+    assert job.status()["ended"]["requeued"] is False
     if cleared:
         job.leaves_nothing()
 

@@ -181,6 +181,9 @@ def test_a_program_runs_on_the_ray_of_a_job(lab: Lab, field: Field, site: str, t
         assert time.monotonic() < end, [lab.processes(node) for node in lab.nodes]
         time.sleep(0.2)
     lab.wait(job, "CANCELLED")
+    assert re.search(
+        rf"^\s*{job}\b.* it was cancelled: held until it was told to end", momu(lab, "status"), re.MULTILINE
+    )
 
 
 def test_the_doctor_looks_at_every_node(lab: Lab, site: str) -> None:

@@ -41,7 +41,7 @@ def program(folder: Path, name: str, text: str) -> None:
 def test_a_status_begins_with_its_process(tmp_path: Path) -> None:
     before = time.time() - process_age_s()
     status = Status(tmp_path / "status.json")
-    status.open(7, "momu", 0, [])
+    status.open(7, "momu", [])
     status.phase("checks")
     started = datetime.fromisoformat(status.facts["started"]).timestamp()
     assert abs(started - before) < 0.1

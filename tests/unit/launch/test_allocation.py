@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from momu_dist.errors import ConfigError
-from momu_dist.launch.allocation import per_node, read_allocation
+from momu_dist.errors import ConfigError, MomuError
+from momu_dist.launch.allocation import forget_other_jobs, per_node, read_allocation
 from momu_dist.launch.machine import gpus_given, memory_mb
+from momu_dist.launch.scontrol import JobFacts
 
 
 @pytest.fixture
@@ -19,22 +20,49 @@ def scontrol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
 
 
-def test_an_allocation_is_read(scontrol: None) -> None:
+def test_an_allocation_is_read_of_what_the_controller_and_the_job_itself_say(scontrol: None) -> None:
     env = {
         "SLURM_JOB_ID": "12",
         "SLURM_JOB_NODELIST": "n[1-2]",
         "SLURM_JOB_CPUS_PER_NODE": "4(x2)",
-        "SLURM_RESTART_COUNT": "2",
-        "SLURM_SUBMIT_DIR": "/shared/momu",
+        # Of the job that this one was submitted in.
+        "SLURM_ARRAY_JOB_ID": "3",
+        "SLURM_ARRAY_TASK_ID": "0",
+        "SLURM_RESTART_COUNT": "5",
     }
-    found = read_allocation(env)
-    assert (found.job_id, found.restart, found.nodes, found.cpus) == (12, 2, ("n1", "n2"), (4, 4))
-    assert found.head == "n1" and found.submit_dir == Path("/shared/momu")
+    found = read_allocation(JobFacts("RUNNING", restarts=2, slurm_id="11_1"), env)
+    assert (found.job_id, found.slurm_id, found.restart) == (12, "11_1", 2)
+    assert (found.nodes, found.cpus, found.head) == (("n1", "n2"), (4, 4), "n1")
 
 
-def test_outside_an_allocation_one_is_told_what_to_do() -> None:
-    with pytest.raises(ConfigError, match="sbatch jobs/train_dit.sh"):
-        read_allocation({})
+def test_a_job_that_slurm_tells_nothing_of_is_not_run(scontrol: None) -> None:
+    """It would requeue, or take the ports of, another one."""
+    with pytest.raises(
+        MomuError, match=r"nothing of job 12 within 30 s \(socket timed out\); submit it again"
+    ):
+        read_allocation(JobFacts(complaint="socket timed out"), {"SLURM_JOB_ID": "12"})
+
+
+OF_A_JOB = {
+    "SLURM_JOB_GPUS": "0,1", "SLURM_STEP_GPUS": "0,1", "SLURM_GPUS_ON_NODE": "2", "SLURM_MEM_PER_NODE": "9000",
+    "SLURM_MEM_PER_CPU": "900",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("facts", "left", "gpus"),
+    [
+        (JobFacts("RUNNING", gpus=True, memory_per=frozenset({"NODE"})), OF_A_JOB.keys() - {"SLURM_MEM_PER_CPU"}, 2),
+        (JobFacts("RUNNING", memory_per=frozenset({"CPU"})), {"SLURM_MEM_PER_CPU"}, 0),
+        (JobFacts("RUNNING"), set(), 0),
+    ],
+)  # fmt: skip
+def test_what_a_job_was_not_given_is_of_the_job_it_was_submitted_in(
+    facts: JobFacts, left: set[str], gpus: int
+) -> None:
+    env = {**OF_A_JOB, "SLURM_JOB_ID": "12"}
+    forget_other_jobs(facts, env)
+    assert env.keys() == {"SLURM_JOB_ID", *left} and gpus_given(env) == gpus
 
 
 def test_numbers_by_node() -> None:

@@ -17,11 +17,12 @@ from typing import Any
 import pytest
 
 from momu_dist.config.load import config_from_dict
-from momu_dist.errors import ConfigError
+from momu_dist.errors import ConfigError, Stopped
 from momu_dist.launch import job as job_module
 from momu_dist.launch.allocation import Allocation
 from momu_dist.launch.scontrol import JobFacts
 from momu_dist.launch.sites import Site
+from momu_dist.launch.status import Status
 from momu_dist.launch.work import Work
 from momu_dist.train.process import GIVEN_AT, process_age_s
 
@@ -29,7 +30,10 @@ SCONTROL = """#!/usr/bin/env bash
 echo "$@" >> {asked}
 case "$*" in
   "show hostnames n1") echo n1;;
-  "show job"*) echo "JobId=7 JobState=${{PLAYED_STATE:-RUNNING}} EndTime=Unknown Requeue=${{PLAYED_REQUEUE:-1}}";;
+  "show job"*)
+    echo "JobId=7 ${{PLAYED_ARRAY}}JobName=x JobState=${{PLAYED_STATE:-RUNNING}} Reason=None EndTime=Unknown" \
+      "${{PLAYED_GPUS:+JOB_GRES=gpu:$PLAYED_GPUS }}MinMemoryNode=2000M" \
+      "Requeue=${{PLAYED_REQUEUE:-1}} Restarts=${{PLAYED_RESTARTS:-0}}";;
   "show config") echo "KillWait = 6 sec";;
   requeue*)
     [ -z "$PLAYED_REFUSAL" ] || {{ echo "$PLAYED_REFUSAL" >&2; exit 1; }}
@@ -119,6 +123,16 @@ def play(tmp_path: Path) -> Iterator[Callable[..., Played]]:
             job.process.wait(60)
 
 
+def a_job(
+    folder: Path, restart: int = 1, signals: deque[str] | None = None, budget: int = 3
+) -> job_module.Job:
+    """A job in this process, in its first or a later start."""
+    status = Status(folder / "runs" / "slurm" / "7" / "status.json").open(7, "momu", ["train"])
+    status.restarted(restart)
+    allocation = Allocation(7, restart, ("n1",), (2,), "7")
+    return job_module.Job(allocation, Site(), budget, status, deque() if signals is None else signals)
+
+
 @pytest.fixture
 def scontrol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A controller for a job in this process."""
@@ -176,6 +190,14 @@ def test_a_signal_that_comes_while_the_launcher_is_still_loaded_is_answered(
     assert job.status()["failures"] == 1 and "nodes" not in job.status()["phases_s"]
 
 
+def test_sigint_saves_and_stops_as_the_other_signals_do(play: Callable[..., Played]) -> None:
+    job = play("hold")
+    job.wait_for("holding")
+    job.process.send_signal(signal.SIGINT)
+    assert "held until it was told to end" in job.ends(0)[-2]
+    assert job.status()["ended"]["code"] == 0
+
+
 def test_a_ray_that_dies_ends_the_job_which_is_requeued(play: Callable[..., Played]) -> None:
     """It had taken part, so it is a fault of the machine, not of the job."""
     job = play("hold", PLAYED_DEATH="1")
@@ -214,10 +236,10 @@ def test_a_job_that_is_cancelled_while_slurm_is_busy_is_told_as_such(
     monkeypatch.setattr(job_module, "make_work", broken)
     monkeypatch.setattr(job_module, "requeue", busy)
     monkeypatch.setattr(job_module, "job_facts", lambda _: next(facts))
-    job = job_module.Job(Allocation(7, "momu", 1, ("n1",), (2,), tmp_path, "7"), Site(), 3, deque())
+    job = a_job(tmp_path)
     assert job.run("hold", []) == 1
     assert told == [(1, None)] * 2 and job.status.facts["ended"]["requeued"] is False
-    assert "not requeued: SLURM is ending this job" in capfd.readouterr().out.splitlines()[-1]
+    assert "not requeued: it is being ended by SLURM (CANCELLED)" in capfd.readouterr().out.splitlines()[-1]
 
 
 def test_a_job_that_is_told_to_end_while_slurm_is_busy_is_not_brought_back(
@@ -234,8 +256,8 @@ def test_a_job_that_is_told_to_end_while_slurm_is_busy_is_not_brought_back(
 
     monkeypatch.setattr(job_module, "requeue", busy)
     monkeypatch.setattr(job_module, "job_facts", lambda _: JobFacts())
-    job = job_module.Job(Allocation(7, "momu", 1, ("n1",), (2,), tmp_path, "7"), Site(), 3, signals)
-    assert "SLURM is ending this job" in job._requeue(float("inf")) and asked == ["7"]
+    job = a_job(tmp_path, signals=signals)
+    assert "it was told to end meanwhile" in job._requeue(float("inf")) and asked == ["7"]
 
 
 def test_a_job_that_is_cancelled_while_its_ray_ends_is_not_requeued(play: Callable[..., Played]) -> None:
@@ -243,16 +265,54 @@ def test_a_job_that_is_cancelled_while_its_ray_ends_is_not_requeued(play: Callab
     job.wait_for("ending")
     job.process.send_signal(signal.SIGTERM)
     last = job.ends(1)
-    assert "not requeued: SLURM is ending this job" in last[-1]
+    assert "not requeued: it was cancelled; submit it again to go on" in last[-1]
     assert "requeue" not in job.asked.read_text()
     assert not job.status()["ended"]["requeued"]
+
+
+@pytest.mark.parametrize(
+    ("facts", "why", "requeued", "last"),
+    [
+        (JobFacts("COMPLETING", restarts=1, reason="None"), "it was cancelled: saved", False, "submit it again"),
+        (JobFacts("COMPLETING", restarts=2, preempted=True), "it was preempted: saved", True, "requeued: it was preempted"),
+        (JobFacts("COMPLETING", restarts=1, preempted=True), "it was preempted: saved", False, "submit it again"),
+        (JobFacts("COMPLETING", restarts=1, reason="TimeLimit"), "it is being ended by SLURM (TimeLimit): saved", False, ""),
+        (JobFacts("RUNNING", restarts=1, reason="None"), "saved", True, "it was stopped before its end"),
+    ],
+)  # fmt: skip
+def test_why_slurm_ends_a_job_is_said_with_what_follows(
+    facts: JobFacts,
+    why: str,
+    requeued: bool,
+    last: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    scontrol: None,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def stopped(*_: object) -> None:
+        signals.append("SIGTERM")
+        raise Stopped("saved")
+
+    signals: deque[str] = deque()
+    monkeypatch.setattr(job_module, "make_work", stopped)
+    monkeypatch.setattr(job_module, "job_facts", lambda _: facts)
+    monkeypatch.setattr(job_module, "requeue", lambda _: "")
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    job = a_job(tmp_path, signals=signals)
+    assert job.run("train", []) == 75
+    ended = job.status.facts["ended"]
+    assert (ended["why"], ended["requeued"]) == (why, requeued)
+    said = capfd.readouterr().out
+    assert why in said and last in said.splitlines()[-1]
+    assert (f"SIGTERM from SLURM, as {why.partition(':')[0]}" in said) is (not facts.running)
 
 
 def test_a_job_that_slurm_is_ending_is_not_requeued_though_it_heard_of_nothing(
     play: Callable[..., Played],
 ) -> None:
     job = play("hold", PLAYED_DEATH="1", PLAYED_STATE="CANCELLED")
-    assert "not requeued: SLURM is ending this job" in job.ends(1)[-1]
+    assert "not requeued: it was cancelled" in job.ends(1)[-1]
 
 
 def test_a_preparation_that_is_stopped_before_it_has_finished_a_file_came_no_further(
@@ -268,11 +328,12 @@ def test_a_preparation_that_is_stopped_before_it_has_finished_a_file_came_no_fur
 
 
 def died(folder: Path, **facts: Any) -> dict[str, str]:
-    """Leave the status of a first attempt that never said how it ended; return what SLURM gives to the second."""
+    """Leave the status of a first attempt that never said how it ended; return how SLURM is played for the second."""
     path = folder / "runs" / "slurm" / "7" / "status.json"
     path.parent.mkdir(parents=True)
-    path.write_text(json.dumps({"job": 7, "restart": 0, "phase": "training", "ended": None, **facts}))
-    return {"SLURM_RESTART_COUNT": "1"}
+    attempt = {"job": 7, "restart": 0, "phase": "training", "ended": None, "before": []}
+    path.write_text(json.dumps({**attempt, **facts}))
+    return {"PLAYED_RESTARTS": "1"}
 
 
 def test_an_attempt_that_died_without_a_word_counts(play: Callable[..., Played], tmp_path: Path) -> None:
@@ -303,12 +364,10 @@ def test_an_attempt_that_died_after_it_had_come_further_begins_the_count_anew(
     tmp_path: Path, scontrol: None
 ) -> None:
     died(tmp_path, failures=3, reached=20)
-    job = job_module.Job(Allocation(7, "momu", 1, ("n1",), (2,), tmp_path, "7"), Site(), 3, deque())
-    job.status.open(7, "momu", 1, ["train"])
+    job = a_job(tmp_path)
     job._check_budget(40)
     assert job.status.failures == 1 and job.status.facts["reached"] == 40
-    died_again = job_module.Job(job.allocation, Site(), 0, deque())
-    died_again.status.open(7, "momu", 2, ["train"])
+    died_again = a_job(tmp_path, restart=2, budget=0)
     with pytest.raises(ConfigError, match="2 attempts in a row"):
         died_again._check_budget(40)
 
@@ -329,12 +388,28 @@ def test_the_worker_that_failed_first_is_read_of_the_drivers_last_words(why: str
 def test_an_element_of_an_array_asks_for_itself_alone_and_says_if_it_is_refused(
     play: Callable[..., Played],
 ) -> None:
-    array = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "2"}
+    array = {"PLAYED_ARRAY": "ArrayJobId=7 ArrayTaskId=2 "}
     job = play("hold", PLAYED_DEATH="1", PLAYED_REFUSAL="disabled for this job", PLAYED_REQUEUE="0", **array)
     last = job.ends(1)
     assert "disabled for this job" in last[-1] and not job.status()["ended"]["requeued"]
     asked = job.asked.read_text().splitlines()
-    assert "requeue 7_2" in asked and not any(line in ("requeue 7", "show job -o 7") for line in asked)
+    assert "requeue 7_2" in asked and "show job -o -d 7_2" in asked and "requeue 7" not in asked
+
+
+def test_a_job_that_was_submitted_in_another_one_takes_itself_for_no_other(
+    play: Callable[..., Played],
+) -> None:
+    """SLURM leaves those variables of the other one that it would not set for this one."""
+    other = {
+        "SLURM_ARRAY_JOB_ID": "26", "SLURM_ARRAY_TASK_ID": "0", "SLURM_RESTART_COUNT": "4", "SLURM_JOB_GPUS": "0,1",
+        "SLURM_MEM_PER_CPU": "1", "SLURM_LABELIO": "1",
+    }  # fmt: skip
+    job = play("hold", PLAYED_DEATH="1", **other)
+    assert job.process.wait(60) == -signal.SIGTERM
+    assert [line for line in job.asked.read_text().splitlines() if "requeue" in line] == ["requeue 7"]
+    status = job.status()
+    assert status["restart"] == 0
+    assert [(node["gpus"], node["memory_mb"]) for node in status["nodes"]] == [(0, 2000)]
 
 
 BUSY = "slurm_load_jobs error: Unable to contact slurm controller"
@@ -348,7 +423,7 @@ BUSY = "slurm_load_jobs error: Unable to contact slurm controller"
         ([BUSY, BUSY, ""], JobFacts("RUNNING", restarts=1), float("inf"), 3, ""),
         ([BUSY], JobFacts("COMPLETING", restarts=2), 60, 1, ""),  # only the answer was late
         ([BUSY], JobFacts("RUNNING", restarts=2), 60, 1, ""),
-        ([BUSY], JobFacts("COMPLETING", restarts=1), 60, 1, "SLURM is ending this job"),
+        ([BUSY], JobFacts("COMPLETING", restarts=1), 60, 1, "it is being ended by SLURM"),
         ([BUSY], JobFacts("RUNNING", requeues=False), 60, 1, BUSY),
         ([BUSY], JobFacts(), 0, 1, BUSY),
         ([BUSY, BUSY, ""], JobFacts("RUNNING"), 0, 3, ""),  # its limit was moved
@@ -369,7 +444,7 @@ def test_a_controller_that_is_busy_is_asked_again_as_long_as_there_is_time(
     monkeypatch.setattr(job_module, "REQUEUE_PAUSE_S", 0.01)
     monkeypatch.setattr(job_module, "requeue", lambda job: next(said))
     monkeypatch.setattr(job_module, "job_facts", lambda job: facts)
-    job = job_module.Job(Allocation(7, "momu", 1, ("n1",), (2,), tmp_path, "7"), Site(), 3, deque())
+    job = a_job(tmp_path)
     found = job._requeue(time.time() + left_s)
     assert refused in found and bool(found) is bool(refused)
     assert len(answers) - len(list(said)) == asked
@@ -380,7 +455,7 @@ def test_slurm_is_not_asked_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(job_module, "REQUEUE_S", 0.5)
     monkeypatch.setattr(job_module, "requeue", lambda job: BUSY)
     monkeypatch.setattr(job_module, "job_facts", lambda job: JobFacts())
-    job = job_module.Job(Allocation(7, "momu", 1, ("n1",), (2,), tmp_path, "7"), Site(), 3, deque())
+    job = a_job(tmp_path)
     began = time.monotonic()
     assert BUSY in job._requeue(float("inf")) and time.monotonic() - began < 5
 
@@ -405,9 +480,8 @@ def test_a_fault_of_the_launcher_is_told_as_the_end_of_the_job(
         raise error
 
     monkeypatch.setattr(job_module, "make_work", broken)
-    job = job_module.Job(Allocation(7, "momu", 0, ("n1",), (2,), tmp_path, "7"), Site(), 3, deque())
-    assert job.run("train", ["tracking.uri=http://me:secret@login01:5000"]) == 1
-    assert job.status.facts["work"] == ["train", "tracking.uri=http://***@login01:5000"]
+    job = a_job(tmp_path, restart=0)
+    assert job.run("train", []) == 1
     printed = capfd.readouterr()
     assert said in printed.out.splitlines()[-2]
     assert "first to fail: the launcher, on n1" in printed.out and "in broken" in printed.err
@@ -430,7 +504,7 @@ def test_the_driver_is_told_that_its_command_is_as_old_as_the_attempt(
     monkeypatch.setattr(job_module, "Child", Driver)
     monkeypatch.setattr(job_module, "end_all", lambda *_: None)
     monkeypatch.setattr(job_module, "make_work", lambda *_: Work(("true",), config=LOCAL))
-    job = job_module.Job(Allocation(7, "momu", 0, ("n1",), (2,), tmp_path, "7"), Site(), 3, deque())
+    job = a_job(tmp_path, restart=0)
     assert job.run("train", []) == 0
     assert started[0]["PYTHONUNBUFFERED"] == "1"
     assert abs(float(started[0][GIVEN_AT]) - (time.time() - process_age_s())) < 0.1
@@ -457,7 +531,8 @@ def test_a_mistake_is_said_before_any_node_is_used(
 def test_gpus_that_torch_cannot_use_are_said_before_any_node_is_used(play: Callable[..., Played]) -> None:
     config = Path(__file__).parents[3] / "configs" / "demo" / "music_vae.yaml"
     work = ("train", "--config", str(config), "train.device=auto")
-    job = play(*work, CUDA_VISIBLE_DEVICES="98,99", SLURM_GPUS_ON_NODE="2")  # more than any machine has
+    more_than_any_machine_has = {"CUDA_VISIBLE_DEVICES": "98,99", "SLURM_GPUS_ON_NODE": "2"}
+    job = play(*work, **more_than_any_machine_has, PLAYED_GPUS="2")
     last = job.ends(2)
     assert any("SLURM gave this job 2 GPUs a node" in line for line in last), last
     assert not (job.folder / "runs" / "slurm" / "7" / "n1.r0.log").exists()

@@ -27,6 +27,7 @@ from momu_dist.train.scratch import take
 
 RAY = """#!/usr/bin/env bash
 echo "$@" > {args}
+mktemp > {args}.temporary
 # what Ray does: processes in sessions of their own
 setsid sleep 98765 > /dev/null & setsid sleep 98765 > /dev/null &
 {behaviour}
@@ -128,6 +129,27 @@ def test_it_lives_as_long_as_its_input_and_leaves_nothing(played: Play) -> None:
     assert agent.process.wait(15) == 0
     assert not agent.temp.exists()
     assert not sleepers()
+
+
+def test_temporary_files_of_ray_go_with_the_folder_of_the_job(played: Play) -> None:
+    agent = played(STARTS)
+    agent.heard("joined")
+    left = Path(agent.args.with_suffix(".temporary").read_text().strip())
+    assert left.is_relative_to(agent.temp) and left.is_file()
+    agent.stdin().close()
+    assert agent.process.wait(15) == 0 and not left.exists()
+
+
+def test_sigint_to_all_processes_of_a_job_ends_no_agent(played: Play) -> None:
+    """Otherwise it would leave its Ray and its folder."""
+    agent = played(STARTS)
+    agent.heard("joined")
+    agent.process.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        agent.process.wait(2)
+    agent.stdin().close()
+    assert agent.process.wait(15) == 0
+    assert not agent.temp.exists() and not sleepers()
 
 
 def test_ray_that_ends_is_told(played: Play) -> None:

@@ -21,6 +21,7 @@ from momu_dist.launch.policy import End, failures_after, for_the_user, requeued
         (End(75, "stopped before its first step", asked=True), True, 1),
         (End(75, "stopped before its first step", asked=True, failures=3), False, 4),  # its time is too short
         (End(75, "stopped by a file"), False, 1),
+        (End(75, "stopped by a file", progressed=True, failures=2), False, 0),
         (End(1, "not saved in time", asked=True), True, 1),
         (End(2, "the disk is full", asked=True), False, 1),
         (End(1, "a node was lost", node_lost=True), True, 1),

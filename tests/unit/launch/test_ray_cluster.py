@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import socket
+import time
 from pathlib import Path
 
 import pytest
 
 from momu_dist.errors import ConfigError
-from momu_dist.launch.ray_cluster import address_of, signed
+from momu_dist.launch.allocation import Allocation
+from momu_dist.launch.ports import plan
+from momu_dist.launch.ray_cluster import (
+    CHECKS_S,
+    SILENT_S,
+    Node,
+    NodeFailure,
+    RayCluster,
+    address_of,
+    signed,
+)
 
 
 def test_names_without_an_ipv4_address_are_told_as_that(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,3 +41,49 @@ def test_the_signs_in_the_folders_that_are_written_to_go_with_the_check(tmp_path
         assert all(sign.read_text() for sign in signs)
         raise ValueError("a node cannot take part")
     assert not list(tmp_path.glob("*/*"))
+
+
+class Lives:
+    """An agent that has not ended."""
+
+    code = None
+
+
+def cluster_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str) -> tuple[RayCluster, list[float]]:
+    """A cluster with one node that came to `state` and was heard just now, and the clock it goes by."""
+    clock = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    allocation = Allocation(7, 0, ("n1",), (2,), "7")
+    cluster = RayCluster(allocation, plan(7), tmp_path, str(tmp_path / "temp"), {})
+    cluster.nodes["n1"] = Node("n1", Lives(), tmp_path / "n1.log", state, heard=clock[0])  # type: ignore[arg-type]
+    return cluster, clock
+
+
+def test_a_node_that_is_silent_is_lost_but_not_for_the_time_in_which_nobody_listened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`scontrol suspend` stops the launcher with its nodes."""
+    cluster, clock = cluster_of(tmp_path, monkeypatch, "joined")
+    clock[0] += 10
+    assert cluster.lost() == []
+    clock[0] += 3600  # suspended
+    for _ in range(10):
+        assert cluster.lost() == []
+        clock[0] += SILENT_S / 12
+    clock[0] += SILENT_S / 12
+    (lost,) = cluster.lost()
+    assert "said nothing for 60 s" in lost.failure()
+
+
+def test_the_time_that_nodes_have_to_come_up_stands_still_with_the_launcher(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def passes() -> None:
+        clock[0] += next(seconds, 1.0)
+
+    cluster, clock = cluster_of(tmp_path, monkeypatch, "starting")
+    seconds = iter([1.0, 3600.0])
+    began = clock[0]
+    with pytest.raises(NodeFailure, match="n1: not ready within 60 s"):
+        cluster.wait_for("ready", passes)
+    assert clock[0] - began == pytest.approx(3600 + CHECKS_S, abs=3)

@@ -40,6 +40,92 @@ def test_the_end_of_a_job_is_read_whatever_the_users_form_of_times(
     assert scontrol.job_facts("7").end == datetime.fromisoformat(when).timestamp()
 
 
+RECORD = (
+    "UserId=me(1) JobState=RUNNING Reason=None Requeue=1 Restarts={restarts} EndTime=Unknown NodeList=n1 "
+    "TRES=cpu=4,mem=4000M{more}"
+)
+
+
+def record(ids: str, name: str = "JobName=x", restarts: int = 0, more: str = " MinMemoryNode=0") -> str:
+    """A job as `scontrol show job -o -d` shows it."""
+    return f"{ids} {name} {RECORD.format(restarts=restarts, more=more)}"
+
+
+def test_an_element_of_an_array_is_known_by_its_own_record(programs: Callable[..., None]) -> None:
+    """By the number of the array SLURM shows all its elements, one of which has that number itself."""
+    elements = [
+        record("JobId=13 ArrayJobId=12 ArrayTaskId=0 ArrayTaskThrottle=2", restarts=7),
+        record("JobId=12 ArrayJobId=12 ArrayTaskId=1", restarts=2),
+    ]
+    programs(scontrol="cat << 'END'\n" + "\n".join(elements) + "\nEND")
+    found = scontrol.job_facts("12")
+    assert (found.slurm_id, found.restarts) == ("12_1", 2)
+
+
+@pytest.mark.parametrize(
+    ("shown", "known"),
+    [
+        (record("JobId=7"), "7"),
+        (record("JobId=7", "JobName=x ArrayJobId=1 ArrayTaskId=2 JobId=3 "), "7"),
+        (record("JobId=7 ArrayJobId=7 ArrayTaskId=3-9"), "7"),  # those that wait
+    ],
+    ids=str,
+)
+def test_a_plain_job_is_known_by_its_number_whatever_its_name(
+    programs: Callable[..., None], shown: str, known: str
+) -> None:
+    programs(scontrol=f"echo '{shown}'")
+    assert scontrol.job_facts("7").slurm_id == known
+
+
+@pytest.mark.parametrize(
+    ("more", "gpus", "memory"),
+    [
+        (" JOB_GRES=(null) MinMemoryCPU=1000M", False, {"CPU"}),
+        (",gres/gpu=2 JOB_GRES=gpu:2 MinMemoryNode=8G", True, {"NODE"}),
+        (" JOB_GRES=gpu:fake:4   Nodes=n1 CPU_IDs=0-3 Mem=4000 GRES=gpu:fake:2(IDX:0-1) MinMemoryNode=0", True, set()),
+        (" JOB_GRES=(null) MinMemoryNode=0 TresPerNode=gres:gpu:0", False, set()),
+        (" JOB_GRES=gpu:1 MinMemoryNode=0 MemPerTres=gres:gpu:3000", True, {"GPU"}),
+    ],
+)  # fmt: skip
+def test_what_a_job_was_given_is_read(
+    programs: Callable[..., None], more: str, gpus: bool, memory: set[str]
+) -> None:
+    programs(scontrol=f"echo '{record('JobId=7', more=more)}'")
+    found = scontrol.job_facts("7")
+    assert (found.gpus, found.memory_per) == (gpus, memory)
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ("JobState=RUNNING Reason=None Restarts=1", ""),
+        ("JobState=SIGNALING Reason=None Restarts=1", ""),
+        ("JobState=COMPLETING Reason=None Restarts=1", "was cancelled"),
+        ("JobState=CANCELLED Reason=None Restarts=1 PreemptEligibleTime=2026-11-26T14:03:11 PreemptTime=None", "was cancelled"),
+        ("JobState=COMPLETING Reason=TimeLimit Restarts=1", "is being ended by SLURM (TimeLimit)"),
+        ("JobState=COMPLETING Reason=None Restarts=1 PreemptTime=2026-11-26T14:03:11", "was preempted"),
+        ("JobState=COMPLETING Reason=None Restarts=2 PreemptTime=2026-11-26T14:03:11", "was preempted"),
+        ("JobState=COMPLETING Reason=None Restarts=2", "was put back into the queue"),
+    ],
+)  # fmt: skip
+def test_why_slurm_ends_a_job(programs: Callable[..., None], said: str, why: str) -> None:
+    programs(scontrol=f"echo 'JobId=7 JobName=x {said}'")
+    assert scontrol.job_facts("7").why_ended(1) == why
+
+
+def test_a_job_that_begins_waits_for_a_controller_that_is_busy(
+    programs: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy = f"[ -e {tmp_path}/asked ] && echo 'JobId=7 JobState=RUNNING' || {{ touch {tmp_path}/asked; echo busy >&2; exit 1; }}"
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    programs(scontrol=busy)
+    assert scontrol.own_facts("7").state == "RUNNING"
+    monkeypatch.setattr(scontrol, "ANSWER_S", 0.0)
+    programs(scontrol="echo 'socket timed out' >&2; exit 1")
+    assert scontrol.own_facts("7").complaint == "socket timed out"
+
+
 def test_nothing_waits_for_a_slurm_that_hangs(
     programs: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from momu_dist.config.load import config_from_dict
 from momu_dist.data.manifest import Manifest
 from momu_dist.errors import ConfigError
 from momu_dist.launch import work as work_module
@@ -20,16 +21,40 @@ def test_a_preparation_comes_further_with_every_file_that_is_whole(tmp_path: Pat
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "00000.parquet").touch()
     progress = Progress(Work(("prepare",), result=tmp_path), Status(tmp_path / "status.json"))
-    assert not progress.made
+    assert not progress.end()
     (tmp_path / "train" / "00001.parquet.123.tmp").touch()
     (tmp_path / "train" / ".00001.parquet-node-123").touch()
-    assert not progress.made
+    assert not progress.end()
     (tmp_path / "train" / "00001.parquet").touch()
-    assert progress.made
+    assert progress.end()
+
+
+def test_a_training_has_come_as_far_as_it_is_saved(tmp_path: Path) -> None:
+    """Its metrics have an entry every `log_every` steps only, so a stop may be beyond the last one."""
+    config = config_from_dict(
+        {
+            "stage": "dit_a2m",
+            "name": "run",
+            "out": str(tmp_path),
+            "train": {"strategy": "local", "workers": 1},
+        },
+        "test",
+    )
+    work = Work(("train",), config=config, trains=True, total_steps=60)
+    checkpoints = RunFolder(config).checkpoints
+    (checkpoints / "step-000000040").mkdir(parents=True)
+    status = Status(tmp_path / "status.json").open(7, "momu", ["train"])
+    progress = Progress(work, status)
+    assert status.facts["step"] == 40 and not progress.end()
+    (checkpoints / "step-000000044").mkdir()
+    assert progress.end() and status.facts["step"] == 44
+    RunFolder(config).metrics.write_text('{"time": 1.0, "step": 50}\n')
+    progress.end()
+    assert status.facts["step"] == 50
 
 
 def test_work_that_leaves_nothing_comes_no_further(tmp_path: Path) -> None:
-    assert not Progress(Work(()), Status(tmp_path / "status.json")).made
+    assert not Progress(Work(()), Status(tmp_path / "status.json")).end()
 
 
 def test_what_is_prepared_into_must_be_shared_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,7 @@ cd {shlex.quote(str(folder))} || exit 1
 [[ ! -e refuse ]] || {{ echo "sbatch: error: invalid partition" >&2; exit 1; }}
 number=$(( ($(ls ./*.script 2>/dev/null | wc -l) + 1) * 10 ))
 cp -- "$OLDPWD/$1" $number.script 2>/dev/null || cp -- "$1" $number.script
-env | grep ^SBATCH_ > $number.env
+env | grep -E '^(SBATCH|SLURM)_' > $number.env
 echo "Submitted batch job $number"
 """
     )
@@ -114,6 +114,24 @@ def test_what_is_submitted_is_what_a_dry_run_shows(
         assert f"{number}  " in said
     assert os.environ["SBATCH_PARTITION"] == "of another site"
     assert len(numbers) == expected.count("#!/bin/bash")
+
+
+def test_nothing_of_a_job_in_whose_shell_one_submits_reaches_the_new_one(
+    checkout: Path, slurm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SLURM sets anew only what the new one has: it would take itself for an element of the other one's array."""
+    for name in (
+        "SLURM_JOB_ID",
+        "SLURM_ARRAY_JOB_ID",
+        "SLURM_ARRAY_TASK_ID",
+        "SLURM_RESTART_COUNT",
+        "SLURM_CPU_BIND",
+    ):
+        monkeypatch.setenv(name, "3")
+    monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
+    assert main(["submit", *COMMANDS["hold"]]) == 0
+    assert (slurm / "10.env").read_text() == "SLURM_CONF=/etc/slurm.conf\n"
+    assert os.environ["SLURM_ARRAY_JOB_ID"] == "3"
 
 
 @pytest.mark.parametrize(
