@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -113,6 +114,20 @@ def queue(shape: str) -> str | None:
     words = ("squeue", "--noheader", f"--user={os.getuid()}", f"--format={shape}")
     code, out, _ = _asked(*words, patience_s=QUEUE_S)
     return out if code == 0 else None
+
+
+def accounting(jobs: Sequence[str], shape: str) -> str | None:
+    """Return a line in sacct's format `shape` for each of these jobs of this user's; None where there is no accounting."""
+    words = ("sacct", "--allocations", "--noheader", "--parsable2", f"--user={os.getuid()}")
+    code, out, _ = _asked(*words, f"--jobs={','.join(jobs)}", f"--format={shape}", patience_s=QUEUE_S)
+    return out if code == 0 else None
+
+
+def partition_sizes() -> dict[str, int]:
+    """Return how many nodes each partition has, by its name, with a star behind that of the default one."""
+    lines = _asked("sinfo", "--noheader", "--format=%P|%D")[1].splitlines()
+    pairs = (line.strip().rpartition("|") for line in lines)
+    return {name: int(count) for name, _, count in pairs if name and count.isdecimal()}
 
 
 def _asked(*command: str, patience_s: float | None = None) -> tuple[int, str, str]:

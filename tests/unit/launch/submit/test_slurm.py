@@ -7,6 +7,7 @@ import os
 import shlex
 import subprocess
 import sys
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from momu_dist.cli import main
 from momu_dist.data.manifest import Manifest
 from momu_dist.errors import ConfigError, MomuError
+from momu_dist.launch.facts import read_record
 from momu_dist.launch.submit.plan import Element, Submission, plan_hold
 from momu_dist.launch.submit.slurm import job_options, render, submit
 
@@ -154,6 +156,34 @@ def test_a_chain_says_what_follows_what(
         "50  dit_a2m, after 30; log slurm-dit_a2m-50.out",
         "momu status says how they fare, momu logs JOB shows a log.",
     ]
+
+
+def test_what_is_submitted_is_written_down(checkout: Path, slurm: Path) -> None:
+    """Of a job that is taken out of the queue before it begins there is nothing else."""
+    login = "tracking.uri=http://me:secret@host"
+    assert main(["submit", *COMMANDS["chain"]]) == 0
+    assert main(["submit", "--dry-run", *COMMANDS["chain"]]) == 0
+    assert main(["submit", "dit_a2m", "--config", "my configs", "name=mine", login]) == 0
+    assert main(["submit", "dit_a2m", "--config", "my configs", "--sweep", "seed=0,1"]) == 0
+    records = {number: read_record(str(number)) for number in range(10, 80, 10)}
+    found = [(one.name, one.after, one.elements) for one in records.values() if one]
+    assert found == [
+        ("music_vae", ("5",), ()), ("motion_vae", ("10",), ()), ("latents", ("20",), ()), ("dit_m2a", ("30",), ()),
+        ("dit_a2m", ("30",), ()), ("mine", (), ()), ("dit_a2m", (), ("dit_a2m-seed-0", "dit_a2m-seed-1")),
+    ]  # fmt: skip
+    words = ("train", "--config", "my configs/dit_a2m.yaml", "name=mine", "tracking.uri=http://***@host")
+    assert records[60] is not None and records[60].work == words
+    assert abs(datetime.now().astimezone() - records[60].submitted) < timedelta(minutes=5)
+
+
+def test_a_job_whose_record_cannot_be_written_is_submitted_all_the_same(
+    checkout: Path, slurm: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (checkout / "runs" / "slurm").mkdir(parents=True)
+    (checkout / "runs" / "slurm" / "10").touch()
+    assert main(["submit", *COMMANDS["stage"]]) == 0
+    said = capsys.readouterr().out
+    assert "note: runs/slurm/10 cannot be written" in said and "10  two_nodes" in said
 
 
 # Stands for momu_dist.launch: says what it was called with, and which process it is.
