@@ -84,6 +84,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> None:
     from momu_dist.data.manifest import Manifest
+    from momu_dist.launch.jobs import ask_queue, refuse_failed
     from momu_dist.launch.sbatch import options_of_command_line
     from momu_dist.launch.sites import SITE, Site, load_site, site_name
     from momu_dist.launch.submit.slurm import ignored_variables, job_options, render, submit
@@ -97,6 +98,9 @@ def _run(options: argparse.Namespace) -> None:
     for job_id in options.after:
         if not re.fullmatch(r"\d+(_\d+)?", job_id, re.ASCII):
             raise ConfigError(f"--after is {job_id!r}, expected the number of a job, such as 1234.")
+    queue = ask_queue() if options.after else None
+    for job_id in options.after:
+        refuse_failed(job_id, queue)
     wanted: list[Options] = [
         site.options(),
         {"nodes": str(options.nodes)},
@@ -113,6 +117,8 @@ def _run(options: argparse.Namespace) -> None:
             Manifest.load(root)
         except MomuError as error:
             print(f"note: {str(error).rstrip('.')}; until it is there, jobs that read it end as they begin.")
+    if options.what == "evaluate":
+        _check_evaluations(jobs, site, noted=bool(options.after))
     if _share_a_file(jobs, site):
         print(
             "note: runs that train beside each other write to one sqlite file, which shared disks may lock: set tracking_uri "
@@ -149,9 +155,7 @@ def _plan(options: argparse.Namespace) -> list[Submission]:
     if what in STAGES:
         return plan_stage(what, options.config, overrides, sweeps)
     if what == "evaluate" and options.config is None:
-        jobs = plan_evaluation(overrides, sweeps)
-        _check_evaluation(jobs)
-        return jobs
+        return plan_evaluation(overrides, sweeps)
     if what not in ("chain", "evaluate", "hold"):
         raise ConfigError(f"cannot submit {what!r}; valid: {', '.join(STAGES)}, chain, evaluate, hold.")
     if sweeps:
@@ -163,15 +167,31 @@ def _plan(options: argparse.Namespace) -> list[Submission]:
     return plan_hold()
 
 
-def _check_evaluation(jobs: Sequence[Submission]) -> None:
-    """Let momu evaluate's own parser read what it will be given; it ends the program as it would there."""
-    from momu_dist.cli.evaluate import add_evaluate
+def _check_evaluations(jobs: Sequence[Submission], site: Site, noted: bool) -> None:
+    """Let momu evaluate's own parser read what it will be given, which ends the program as it would there, and look for that.
+
+    `noted`: models and data that are missing may be there in time, so that is only said.
+    """
+    from momu_dist.cli.evaluate import add_evaluate, check_inputs, check_settings
+    from momu_dist.tracking import URI_VARIABLE
 
     reader = argparse.ArgumentParser(prog="momu")
     add_evaluate(reader.add_subparsers())
-    for job in jobs:
-        for element in job.elements:
-            reader.parse_args(element.arguments[1:])
+    apart = {}  # a sweep mostly has the same models and data in all elements
+    for element in (element for job in jobs for element in job.elements):
+        options = reader.parse_args(element.arguments[1:])
+        check_settings(options)
+        options.tracking_uri = options.tracking_uri or site.variables().get(URI_VARIABLE)
+        apart[tuple(options.checkpoint), options.data, options.split, options.tracking_uri] = options
+    for options in apart.values():
+        try:
+            check_inputs(options)
+        except MomuError as error:
+            if not noted:
+                raise
+            print(
+                f"note: {str(error).rstrip('.')}; if that is still so when the job begins, it ends at once."
+            )
 
 
 def _with_budget(job: Submission, budget: int | None) -> Submission:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from momu_dist.errors import DataError
+from momu_dist.errors import ConfigError, DataError
 from momu_dist.launch.facts import RECORD, STATUS, Facts, Record, read_facts, read_record
 from momu_dist.launch.queue import Past, Queued, ask_accounting, ask_queue, find_queued
 from momu_dist.launch.status import JOBS
@@ -57,6 +57,15 @@ class Known:
     def ended(self) -> bool:
         """Whether it has said how it ended, for good."""
         return self.facts.ended is not None and not self.facts.ended.requeued
+
+    @property
+    def failed(self) -> bool:
+        """Whether it is known to have ended without success."""
+        if self.queued or self.unreadable:
+            return False
+        if self.facts.ended and self.ended:
+            return self.facts.ended.code != 0
+        return self.past is not None and self.past.state != "COMPLETED"
 
     @property
     def began(self) -> bool:
@@ -122,6 +131,20 @@ def known_job(job: str, queue: Queue | None) -> Known:
             f"no job {job} in {JOBS.absolute()}, nor in the queue or in SLURM's accounting. {_HERE}."
         )
     return known
+
+
+def refuse_failed(job: str, queue: Queue | None) -> None:
+    """ConfigError if a job, which another is to wait for, is known to have failed: SLURM would remove that one at once."""
+    try:
+        known = known_job(job_number(job, queue), queue)
+    except DataError:
+        return  # of another folder, or none: sbatch knows
+    if known.failed:
+        how = known.state(True) + (f", {known.facts.ended.why}" if known.facts.ended else "")
+        raise ConfigError(
+            f"--after {job}: that job has ended without success ({how}), so what waits for it would be removed from the queue at "
+            "once; submit that one again first, or leave --after out."
+        )
 
 
 def _known(jobs: Sequence[str], queue: Queue | None, logs: Mapping[str, Path]) -> list[Known]:

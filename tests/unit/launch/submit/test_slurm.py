@@ -80,7 +80,7 @@ COMMANDS = {
         "--sweep", "data.latents=" + json.dumps(NASTY) + ",b",
     ],
     "chain": ["chain", "--config", "my configs", "--after", "5"],
-    "evaluate": ["evaluate", "checkpoint=runs/a b", "data=d", "--sweep", "guidance=1,2.5"],
+    "evaluate": ["evaluate", "checkpoint=runs/a b", "data=d", "--sweep", "guidance=1,2.5", "--after", "5"],
     "hold": ["hold", "--cluster", "example"],
 }  # fmt: skip
 
@@ -327,6 +327,57 @@ def test_gpus_that_a_run_on_cpus_leaves_idle_are_said(
     assert main(["submit", "--dry-run", "dit_a2m", "--config", "my configs", *options]) == 0
     note = "note: the GPUs of dit_a2m will not be used: train.device is cpu."
     assert (note in capsys.readouterr().out) is said
+
+
+def test_an_evaluation_is_refused_before_the_queue_if_it_could_not_begin(
+    checkout: Path, slurm: Path, prepared: Manifest, tiny_runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = {"checkpoint": tiny_runs / "dit_a2m", "data": prepared.root}
+    bad: list[tuple[dict[str, object], str]] = [
+        ({"checkpoint": "runs/none"}, "no trained model at runs/none"),
+        ({"checkpoint": tiny_runs / "music_vae"}, "no diffusion transformer under"),
+        ({"checkpoint": "models:/none@champion"}, "no MLflow store at"),
+        ({"data": "data/none"}, "no prepared data at data/none"),
+        ({"sampler": "dim"}, "sampler is 'dim', expected one of"),
+        ({"n": 0}, "-n is 0"),
+        ({"sweep": "steps=5,2000"}, "steps is 2000"),
+        ({"sweep": "data=data/none"}, "no prepared data at data/none"),
+    ]
+    for changed, said in bad:
+        given = {**good, **changed}
+        sweep = ["--sweep", str(given.pop("sweep"))] if "sweep" in given else []
+        words = [f"{name}={value}" for name, value in given.items() if not (sweep and name == "data")]
+        words += [f"data={prepared.root}"] if sweep and "data" not in sweep[1] else []
+        assert main(["submit", "evaluate", *words, *sweep]) == 2
+        assert said in capsys.readouterr().err
+    assert not list(slurm.glob("*.script"))
+    assert main(["submit", "evaluate", *[f"{name}={value}" for name, value in good.items()]]) == 0
+    assert "note" not in capsys.readouterr().out
+
+
+def test_a_job_is_not_submitted_after_one_that_has_failed(
+    checkout: Path, slurm: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor after one that was removed from the queue, as far as that is known; after any other it may be."""
+    for job, ended in {"5": {"code": 2, "why": "no config"}, "6": {"code": 0, "why": "done"}}.items():
+        path = checkout / "runs" / "slurm" / job / "status.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"ended": ended}))
+    (slurm / "squeue").write_text("#!/bin/sh\n")
+    (slurm / "sacct").write_text(
+        "#!/bin/sh\necho '7|CANCELLED by 0|None assigned|x'\necho '8|COMPLETED|n|x'\n"
+    )
+    for name in ("squeue", "sacct"):
+        (slurm / name).chmod(0o755)
+    for job, how in {"5": "ENDED(2), no config", "7": "CANCELLED"}.items():
+        for more in ([], ["--dry-run"]):
+            assert main(["submit", "hold", "--after", "6", "--after", job, *more]) == 2
+            said = capsys.readouterr().err
+            assert f"--after {job}: that job has ended without success ({how}), so" in said
+    assert not list(slurm.glob("*.script"))
+    assert main(["submit", "hold", "--after", "6", "--after", "8", "--after", "9"]) == 0
+    (slurm / "squeue").write_text("#!/bin/sh\necho '5|5|PENDING|1|BeginTime|x'\n")
+    assert main(["submit", "hold", "--after", "5"]) == 0
 
 
 def test_an_evaluation_is_read_by_its_own_parser_first(
