@@ -136,6 +136,43 @@ def test_runs_beside_each_other_that_would_write_to_one_file_are_noted(
     assert ("write to one sqlite file" in capsys.readouterr().out) == noted
 
 
+def test_what_cluster_env_has_exported_of_the_same_site_is_no_note(
+    checkout: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SBATCH_PARTITION", NASTY)
+    monkeypatch.setenv("SBATCH_GPUS_PER_NODE", "2")
+    monkeypatch.setenv("SBATCH_ACCOUNT", "another")
+    monkeypatch.setenv("SBATCH_QOS", "high")
+    hold = ["submit", "--dry-run", "hold", "--cluster"]
+    assert main([*hold, "site.yaml"]) == 0
+    noted = [line.split()[1] for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert noted == ["SBATCH_ACCOUNT", "SBATCH_QOS"]
+    monkeypatch.setenv("MOMU_CLUSTER", "site.yaml")
+    assert main([*hold, ""]) == 0  # no site, as for the doctor
+    said = capsys.readouterr().out
+    assert "note: SBATCH_PARTITION of this shell is not used" in said and "partition=" not in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "noted"),
+    [
+        (["--nodes", "3"], "(main 2)"),
+        (["--nodes", "2"], None),
+        (["--nodes", "4", "--sbatch", "partition=gpu"], None),
+        (["--nodes", "5", "--sbatch", "partition=gpu,main"], "(main 2, gpu 4)"),
+        (["--nodes", "5", "--sbatch", "partition=unknown"], None),
+    ],
+)
+def test_more_nodes_than_the_partition_has_are_noted(
+    arguments: list[str], noted: str | None, checkout: Path, slurm: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (slurm / "sinfo").write_text("#!/bin/sh\necho 'main*|2'\necho 'gpu|4'\n")
+    (slurm / "sinfo").chmod(0o755)
+    assert main(["submit", "--dry-run", "hold", *arguments]) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert len(said) == (noted is not None) and (noted or "") in "".join(said)
+
+
 def test_data_that_is_there_needs_no_note(
     checkout: Path, prepared: Manifest, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -270,6 +307,9 @@ def test_a_folder_whose_name_slurm_would_change(checkout: Path, monkeypatch: pyt
     ("arguments", "said"),
     [
         (["nothing"], "cannot submit 'nothing'; valid: music_vae"),
+        (["motion_vea"], "cannot submit 'motion_vea', did you mean motion_vae; valid: music_vae"),
+        (["hold", "--sbatch", "test-only"], "--sbatch test-only cannot be set here; use --dry-run"),
+        (["hold", "--sbatch", "quiet"], "--sbatch quiet cannot be set here; momu submit reads"),
         (["dit_a2m", "train.workers=x"], "train.workers is 'x'"),
         (["dit_a2m", 'name="a;b"'], "name is 'a;b'"),
         (["dit_a2m", 'name="a\\nb"'], "name is"),
