@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -55,13 +56,18 @@ def _details(known: Known) -> list[str]:
     details = {
         "work": shlex.join(facts.work or (record.work if record else ())),
         "submitted": f"{record.submitted:%Y-%m-%d %H:%M:%S}" if record else "",
-        "elements": ", ".join(record.elements) if record else "",
+        "elements": _listed(record.elements) if record else "",
         "run": facts.run,
         "nodes": ", ".join(node.name for node in facts.nodes),
         "phases_s": facts.phases_s,
         "failures": facts.failures,
     }
     return [f"{name}: {value}" for name, value in details.items() if value]
+
+
+def _listed(elements: Sequence[str]) -> str:
+    shown = elements if len(elements) <= 10 else (elements[0], "...", elements[-1])
+    return f"{len(elements)}: {', '.join(shown)}" if elements else ""
 
 
 def _logs(options: argparse.Namespace) -> None:

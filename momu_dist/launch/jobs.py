@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from momu_dist.errors import ConfigError, DataError
-from momu_dist.launch.facts import RECORD, STATUS, Facts, Record, read_facts, read_record
+from momu_dist.launch.facts import RECORD, STATUS, Ended, Facts, Record, read_facts, read_record
 from momu_dist.launch.queue import Past, Queued, ask_accounting, ask_queue, find_queued
 from momu_dist.launch.status import JOBS
 from momu_dist.launch.terminal import one_line, plain
@@ -43,28 +43,32 @@ class Known:
     @property
     def name(self) -> str:
         """The run's name, else the job's, else what it does."""
-        facts, log = self.facts, one_line(_of_log(self.log)[0]) if self.log else ""
-        of_slurm = next((one.name for one in (self.queued, self.past) if one), "")
-        named = [
+        facts, record, queued, past = self.facts, self.record, self.queued, self.past
+        names = (
             Path(facts.run).name if facts.run else "",
             _given(facts.work),
-            self.record.name if self.record else "",
-        ]
-        rest = [_config(facts.work), of_slurm, facts.name, log, *facts.work[:1]]
-        return next((name for name in (*named, *rest) if name), "?")
+            record.name if record else "",
+            _config(facts.work),
+            queued.name if queued else past.name if past else "",
+            facts.name,
+            one_line(_of_log(self.log)[0]) if self.log else "",
+            *facts.work[:1],
+        )
+        return next((name for name in names if name), "?")
 
     @property
-    def ended(self) -> bool:
-        """Whether it has said how it ended, for good."""
-        return self.facts.ended is not None and not self.facts.ended.requeued
+    def end(self) -> Ended | None:
+        """How it has said that it ended; None of one that was to begin again."""
+        ended = self.facts.ended
+        return None if ended is None or ended.requeued else ended
 
     @property
     def failed(self) -> bool:
         """Whether it is known to have ended without success."""
         if self.queued or self.unreadable:
             return False
-        if self.facts.ended and self.ended:
-            return self.facts.ended.code != 0
+        if self.end:
+            return self.end.code != 0
         return self.past is not None and self.past.state != "COMPLETED"
 
     @property
@@ -80,8 +84,8 @@ class Known:
             return self.queued.state
         if self.unreadable:
             return "UNREADABLE"
-        if self.facts.ended and self.ended:
-            return "DONE" if self.facts.ended.code == 0 else f"ENDED({self.facts.ended.code})"
+        if self.end:
+            return "DONE" if self.end.code == 0 else f"ENDED({self.end.code})"
         if self.past:
             return self.past.state
         if not queue_known:
@@ -90,19 +94,18 @@ class Known:
 
     def sentence(self, queue_known: bool) -> str:
         """Why it waits, why it ended, or what to look at."""
-        ended, after = self.facts.ended, ", ".join(self.record.after) if self.record else ""
+        after = ", ".join(self.record.after) if self.record else ""
         if self.unreadable:
             return self.unreadable
         if self.queued:
-            on = f" (on {after})" if after and self.queued.reason.startswith("Dependency") else ""
-            return f"waits: {self.queued.reason}{on}" if self.queued.state == "PENDING" else ""
-        if ended and self.ended:
-            first = ended.first_failure
-            return f"{ended.why}{f' (first: {first})' if first and first != ended.why else ''}"
+            return self.queued.waits(after)
+        if self.end:
+            why, first = self.end.why, self.end.first_failure
+            return f"{why}{f' (first: {first})' if first and first != why else ''}"
         if not queue_known:
             return ""
         if not self.began:
-            again = " again" if ended else ""
+            again = " again" if self.facts.ended else ""
             cause = f" or because {after} did not succeed" if after else ""
             return f"left the queue before it began{again}, such as by scancel{cause}; submit it again"
         last = _last_line(self.log)
@@ -116,9 +119,14 @@ def known_jobs(queue: Queue | None, newest: int | None = None) -> tuple[list[Kno
     Of those that have left the queue only the `newest`; the second number is how many are left out.
     """
     logs = _logs()
-    numbers = {path.parent.name for name in (STATUS, RECORD) for path in JOBS.glob(f"*/{name}")} | logs.keys()
+    last = {job: _changed(log) for job, log in logs.items()}
+    for path in (path for name in (STATUS, RECORD) for path in JOBS.glob(f"*/{name}")):
+        last[path.parent.name] = max(last.get(path.parent.name, 0.0), _changed(path))
     waiting = set(queue or ())
-    past = sorted((number for number in numbers - waiting if _is_number(number)), key=int)
+    # By time, as numbers begin anew where a cluster is set up anew.
+    past = sorted(
+        (job for job in last if _is_number(job) and job not in waiting), key=lambda job: (last[job], int(job))
+    )
     left_out = 0 if newest is None else max(0, len(past) - newest)
     return _known(sorted({*past[left_out:], *waiting}, key=int), queue, logs), left_out
 
@@ -140,7 +148,7 @@ def refuse_failed(job: str, queue: Queue | None) -> None:
     except DataError:
         return  # of another folder, or none: sbatch knows
     if known.failed:
-        how = known.state(True) + (f", {known.facts.ended.why}" if known.facts.ended else "")
+        how = known.state(True) + (f", {known.end.why}" if known.end else "")
         raise ConfigError(
             f"--after {job}: that job has ended without success ({how}), so what waits for it would be removed from the queue at "
             "once; submit that one again first, or leave --after out."
@@ -149,7 +157,7 @@ def refuse_failed(job: str, queue: Queue | None) -> None:
 
 def _known(jobs: Sequence[str], queue: Queue | None, logs: Mapping[str, Path]) -> list[Known]:
     found = [replace(_by_files(job, logs.get(job)), queued=(queue or {}).get(job)) for job in jobs]
-    silent = [one.job for one in found if not (one.queued or one.ended or one.unreadable)]
+    silent = [one.job for one in found if not (one.queued or one.end or one.unreadable)]
     past = {} if queue is None else {one.job: one for one in ask_accounting(silent)}
     return [replace(one, past=past.get(one.job)) if one.job in silent else one for one in found]
 

@@ -37,6 +37,14 @@ class Queued:
         waiting = re.fullmatch(r"(\d+)_\[([^]%]*)(%\d+)?\]", self.shown, re.ASCII)
         return bool(element and waiting and element[1] == waiting[1] and _within(int(element[2]), waiting[2]))
 
+    def waits(self, after: str) -> str:
+        """Why it waits, and for which jobs as far as that is known; nothing of one that runs."""
+        if self.state != "PENDING":
+            return ""
+        on = f" (on {after})" if after and self.reason.startswith("Dependency") else ""
+        never = "; it will never begin: scancel it" if self.reason == "DependencyNeverSatisfied" else ""
+        return f"waits: {self.reason}{on}{never}"
+
 
 @dataclass(frozen=True)
 class Past:

@@ -119,7 +119,7 @@ def queue(shape: str) -> str | None:
 def accounting(jobs: Sequence[str], shape: str) -> str | None:
     """Return a line in sacct's format `shape` for each of these jobs of this user's; None where there is no accounting."""
     words = ("sacct", "--allocations", "--noheader", "--parsable2", f"--user={os.getuid()}")
-    code, out, _ = _asked(*words, f"--jobs={','.join(jobs)}", f"--format={shape}", patience_s=QUEUE_S)
+    code, out, _ = _asked(*words, f"--jobs={','.join(jobs)}", f"--format={shape}")
     return out if code == 0 else None
 
 

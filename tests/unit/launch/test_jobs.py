@@ -165,6 +165,10 @@ def test_a_job_that_left_the_queue_before_it_began(
     assert [(row[2], row[-1]) for row in table(said(capsys, "status"))[1:]] == [
         ("REMOVED", one) for one in removed
     ]
+    set_queue("13|13|PENDING|1|DependencyNeverSatisfied|latents")
+    never = "waits: DependencyNeverSatisfied (on 12); it will never begin: scancel it"
+    assert table(said(capsys, "status"))[2][-1] == never
+    set_queue("")
     set_accounting("12|CANCELLED by 1000|None assigned|dit_a2m\n13|PENDING|None assigned|latents")
     assert [(row[2], row[-1]) for row in table(said(capsys, "status"))[1:]] == [
         ("CANCELLED", removed[0]),
@@ -232,6 +236,8 @@ def test_only_the_newest_of_those_that_ended_are_shown(
     assert note == "9 jobs that ended before these are left out: momu status --all shows them too."
     assert len(said(capsys, "status", "--all")) == 32
     assert table(said(capsys, "status", "3"))[1][0] == "3"
+    submitted("1")  # of a cluster that was set up anew, and counts from 1 again
+    assert [row[0] for row in table(said(capsys, "status")[:3])] == ["job", "1", "2"]
 
 
 def test_a_run_is_called_the_same_whichever_way_it_was_submitted(
@@ -320,7 +326,7 @@ def test_an_element_that_waits_is_told_of_by_its_array(
     for element in ("55", "55_2", "55_5"):
         lines = said(capsys, "status", element)
         assert lines[1].startswith("55 (55_[2,4-6%3])  dit_a2m  PENDING")
-        assert lines[3].startswith("elements: dit_a2m-seed-0, dit_a2m-seed-1, ")
+        assert lines[3].startswith("elements: 10: dit_a2m-seed-0, dit_a2m-seed-1, ")
     assert said(capsys, "status", "55_1")[1].startswith("57 (55_1)")
     assert (
         "55_2 waits in the queue (JobArrayTaskLimit) and has no log yet"
