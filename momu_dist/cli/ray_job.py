@@ -31,7 +31,7 @@ def _run(options: argparse.Namespace) -> None:
     from pathlib import Path
 
     from momu_dist.errors import ConfigError, DataError
-    from momu_dist.launch.jobs import ask_queue, job_number
+    from momu_dist.launch.queue import ask_queue, job_number
     from momu_dist.launch.ray_job import check_upload, ray_job_command, ray_job_env, ray_of_job
 
     command = options.command[options.command[:1] == ["--"] :]

@@ -32,7 +32,10 @@ def add_status(commands: Commands) -> None:
 
 
 def _status(options: argparse.Namespace) -> None:
-    from momu_dist.launch.jobs import JOBS, ask_queue, job_number, known_job, known_jobs, status_lines
+    from momu_dist.launch.facts import HERE
+    from momu_dist.launch.jobs import known_job, known_jobs, status_lines
+    from momu_dist.launch.queue import ask_queue, job_number
+    from momu_dist.launch.status import JOBS
 
     queue = ask_queue()
     if options.job is not None:
@@ -44,7 +47,7 @@ def _status(options: argparse.Namespace) -> None:
             print("\n".join(status_lines(jobs, queue is not None)))
         else:
             none = ", and the queue has none of yours" if queue == {} else ""
-            print(f"No jobs: {JOBS.absolute()} holds none{none}.")
+            print(f"No jobs: {JOBS.absolute()} holds none{none}; {HERE}.")
         if left_out:
             print(f"{left_out} jobs that ended before these are left out: momu status --all shows them too.")
     if queue is None:
@@ -71,7 +74,8 @@ def _listed(elements: Sequence[str]) -> str:
 
 
 def _logs(options: argparse.Namespace) -> None:
-    from momu_dist.launch.jobs import ask_queue, follow, has_ended, job_with_log, log_file, wait_for_log
+    from momu_dist.launch.logs import follow, has_ended, job_with_log, log_file, wait_for_log
+    from momu_dist.launch.queue import ask_queue
 
     asked, node = options.job, options.node
     if options.follow:

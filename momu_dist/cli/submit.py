@@ -84,7 +84,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from momu_dist.launch.jobs import ask_queue, refuse_failed
+    from momu_dist.launch.jobs import refuse_failed
+    from momu_dist.launch.queue import ask_queue
     from momu_dist.launch.sbatch import options_of_command_line
     from momu_dist.launch.sites import SITE, Site, load_site, site_name
     from momu_dist.launch.submit.notes import notes

@@ -13,6 +13,8 @@ from momu_dist.errors import DataError
 from momu_dist.launch.status import JOBS
 from momu_dist.launch.terminal import one_line
 
+HERE = "momu looks in the folder that it is called from: call it in the checkout from which the job was submitted"
+
 STATUS, RECORD, RAY = "status.json", "submitted.json", "ray.json"
 _CLOCKS = timedelta(seconds=30)
 """How far the clocks of a node and of the login node may be apart; more is wrong for the doctor too."""

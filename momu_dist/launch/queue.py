@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from momu_dist.errors import DataError
 from momu_dist.launch import scontrol
 from momu_dist.launch.terminal import one_line
 
@@ -56,6 +57,9 @@ class Past:
     name: str
 
 
+Queue = Mapping[str, Queued]
+
+
 def ask_queue() -> dict[str, Queued] | None:
     """Return this user's jobs in the queue by the number of each; None where there is no squeue, or it does not answer."""
     said = scontrol.queue(_QUEUE)
@@ -73,7 +77,7 @@ def read_queue(text: str) -> dict[str, Queued]:
     return found
 
 
-def find_queued(job: str, queue: Mapping[str, Queued] | None) -> Queued | None:
+def find_queued(job: str, queue: Queue | None) -> Queued | None:
     """Return the queue's line of a job, given by its number or as 12_3 of an array; None where it is in no queue."""
     return next((queued for queued in (queue or {}).values() if queued.holds(job)), None)
 
@@ -89,6 +93,27 @@ def ask_accounting(jobs: Sequence[str]) -> list[Past]:
             if state not in _NOT_ENDED:
                 found.append(Past(job, state, nodes not in ("", "None assigned"), name))
     return found
+
+
+def is_number(job: str) -> bool:
+    """Return whether a text is a job's number."""
+    return re.fullmatch(r"\d{1,18}", job, re.ASCII) is not None
+
+
+def job_number(job: str, queue: Queue | None) -> str:
+    """Return the number under which a job keeps its files; an element of an array, 12_3, has one of its own.
+
+    Of one that waits it is the array's, for as long as it waits. DataError where there is no such job.
+    """
+    if is_number(job):
+        return job
+    if queued := find_queued(job, queue):
+        return queued.job
+    if re.fullmatch(r"\d{1,18}_\d{1,9}", job, re.ASCII) and (past := ask_accounting([job])):
+        return past[0].job
+    raise DataError(
+        f"no job {job!r} is in the queue; give a job's number, and of an element of an array its own, as momu status shows it."
+    )
 
 
 def _within(index: int, listed: str) -> bool:

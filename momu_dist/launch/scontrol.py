@@ -136,7 +136,9 @@ def _asked(*command: str, patience_s: float | None = None) -> tuple[int, str, st
     env = {**os.environ, "SLURM_TIME_FORMAT": "standard"}
     patience_s = TIMEOUT_S if patience_s is None else patience_s
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=patience_s, env=env)
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=patience_s, env=env
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         return 1, "", str(error)
     return done.returncode, done.stdout, done.stderr

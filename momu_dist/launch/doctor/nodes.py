@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # it imports torch; the doctor must also work where that is w
 
 CLOCK_WARNING_S, CLOCK_WRONG_S = 2.0, 30.0
 LONGEST_JOB_MIN = 10
+NO_NODES = "Unable to allocate resources"  # with which srun begins to say why
 
 _NOT_FOR_SRUN = ("time", "signal")  # of a job that ends in minutes
 
@@ -127,7 +128,7 @@ def examine(
                 found[node] += not_seen(node, answer.findings, tokens, until)
             if not answer.done:
                 found[node].append(_unfinished(answer.at, None if ended else silent_s, complaint))
-    if place.waits and not answers:
+    if place.waits and not answers and NO_NODES in complaint:
         return {"SLURM": [_no_nodes(complaint)]}
     silent = [node for node in place.nodes if node not in answers]
     silent += [f"silent{n + 1}" for n in range(place.count - len(answers) - len(silent))]
@@ -147,7 +148,7 @@ def _unfinished(at: str, waited_s: float | None, complaint: str) -> Finding:
 
 
 def _no_nodes(complaint: str) -> Finding:
-    what = f"it gives no nodes, srun says: {complaint or 'nothing'}"
+    what = f"it gives no nodes; srun says: {complaint}"
     advice = "correct sbatch options of the site, such as the partition or the account; `sinfo` shows what there is"
     return Finding("answer", "wrong", what, advice)
 

@@ -56,7 +56,7 @@ def _nodes(asked: Options) -> Iterator[str]:
     found = {name: count for name, count in sizes.items() if name in names or name.removesuffix("*") in names}
     if found and nodes > max(found.values()):
         said = ", ".join(f"{name.removesuffix('*')} {count}" for name, count in found.items())
-        yield f"--nodes is {nodes}, and of nodes the partition has less ({said}): such a job waits for ever, or is refused."
+        yield f"--nodes is {nodes}, more than the partition has ({said}): such a job waits for ever, or is refused."
 
 
 def _asks_for_gpus(options: Options) -> bool:

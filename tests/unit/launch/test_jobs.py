@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from momu_dist.cli import main
-from momu_dist.launch import jobs
-from momu_dist.launch.facts import Record, write_record
-from momu_dist.launch.jobs import follow
+from momu_dist.launch import logs
+from momu_dist.launch.facts import HERE, Record, write_record
+from momu_dist.launch.logs import follow
 
 FACTS = {
     "job": 7, "name": "train_dit", "restart": 2, "work": ["train", "--config", "configs/x.yaml"],
@@ -94,11 +94,11 @@ def test_without_jobs_it_says_where_it_looked(
 ) -> None:
     none = f"No jobs: {folder / 'runs' / 'slurm'} holds none"
     alone = "There is no squeue here (or it does not answer), so only what jobs wrote themselves is known."
-    assert said(capsys, "status") == [f"{none}.", alone]
+    assert said(capsys, "status") == [f"{none}; {HERE}.", alone]
     set_queue(None)
-    assert said(capsys, "status") == [f"{none}.", alone]
+    assert said(capsys, "status") == [f"{none}; {HERE}.", alone]
     set_queue("")
-    assert said(capsys, "status") == [f"{none}, and the queue has none of yours."]
+    assert said(capsys, "status") == [f"{none}, and the queue has none of yours; {HERE}."]
 
 
 def test_a_line_a_job(add_job: AddJob, set_queue: SetQueue, capsys: pytest.CaptureFixture[str]) -> None:
@@ -355,7 +355,8 @@ def test_logs(folder: Path, add_job: AddJob, capsys: pytest.CaptureFixture[str])
     os.utime(folder / "slurm-0-7.out", (0, 0))
     assert said(capsys, "logs", "7") == ["mine"]
     assert said(capsys, "logs", "7", "--node", "n1") == ["n1.r10"]
-    assert "there are: n1, n2." in said(capsys, "logs", "7", "--node", "n3", code=2)[0]
+    (home / "n3\x1b[1m.r0.log").touch()
+    assert "there are: n1, n2, n3." in said(capsys, "logs", "7", "--node", "n4", code=2)[0]
 
 
 def test_following_goes_on_in_the_file_of_a_restart_and_ends_with_the_job(folder: Path) -> None:
@@ -409,7 +410,7 @@ def test_following_a_job_that_waits_begins_with_its_log(
             with (folder / "slurm-x-57.out").open("a") as file:
                 file.write(log)
 
-    monkeypatch.setattr(jobs, "time", SimpleNamespace(sleep=pause, monotonic=time.monotonic))
+    monkeypatch.setattr(logs, "time", SimpleNamespace(sleep=pause, monotonic=time.monotonic))
     set_queue(waits.format("Priority"))
     assert main(["logs", job, "--follow"]) == 0
     captured = capsys.readouterr()
@@ -425,6 +426,6 @@ def test_following_ends_where_no_log_will_come(
     assert "no log slurm-*-57.out" in said(capsys, "logs", "57", "--follow", code=2)[0]
     set_queue("57|57|PENDING|1|Priority|x")
     pausing = SimpleNamespace(sleep=lambda _: set_queue(""), monotonic=time.monotonic)
-    monkeypatch.setattr(jobs, "time", pausing)
-    monkeypatch.setattr(jobs, "_LOG_S", -1.0)
+    monkeypatch.setattr(logs, "time", pausing)
+    monkeypatch.setattr(logs, "_LOG_S", -1.0)
     assert "no log slurm-*-57.out" in said(capsys, "logs", "57", "--follow", code=2)[-1]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from momu_dist.launch import scontrol
-from momu_dist.launch.queue import Past, ask_accounting, find_queued, read_queue
+from momu_dist.launch.queue import Past, ask_accounting, ask_queue, find_queued, read_queue
 
 
 def test_an_array_that_waits_as_a_whole_is_one_line() -> None:
@@ -58,6 +58,14 @@ echo '10.batch|FAILED|node1|batch'
     assert "--jobs=7,8,9,3_1" in words and f"--user={os.getuid()}" in words
     program.unlink()
     assert ask_accounting([]) == ask_accounting(["7"]) == []
+
+
+def test_a_name_of_other_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "squeue").write_bytes(b"#!/bin/bash\necho '7|7|RUNNING|1|None|caf\xe9'\n")
+    (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    queue = ask_queue()
+    assert queue is not None and queue["7"].name == "caf\ufffd"
 
 
 def test_how_many_nodes_partitions_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -199,6 +199,15 @@ def test_srun_that_gives_no_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.usefixtures("quick")
+def test_a_program_that_does_not_start_on_the_nodes_is_not_for_want_of_nodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REFUSE", "node1: task 0: Exited with exit code 1")
+    said = wrong(examine(Where(("srun", "--nodes=2"), (), 2, waits=True), [], [tmp_path], 20))
+    assert len(said) == 2 and all("does not answer; srun says:" in texts[0] for texts in said.values())
+
+
+@pytest.mark.usefixtures("quick")
 def test_a_step_that_ends_before_its_program_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REFUSE", "Job credential expired")
     said = wrong(examine(in_job(("node1",)), [], [tmp_path], 20))
