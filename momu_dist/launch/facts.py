@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -16,7 +15,7 @@ from momu_dist.launch.terminal import one_line
 HERE = "momu looks in the folder that it is called from: call it in the checkout from which the job was submitted"
 
 STATUS, RECORD, RAY = "status.json", "submitted.json", "ray.json"
-_CLOCKS = timedelta(seconds=30)
+_CLOCKS_S = 30.0
 """How far the clocks of a node and of the login node may be apart; more is wrong for the doctor too."""
 
 Text = Annotated[str, AfterValidator(one_line)]
@@ -43,7 +42,6 @@ class Facts(_File):
     name: Text = ""
     restart: int = 0
     work: tuple[Text, ...] = ()
-    started: AwareDatetime | None = None
     nodes: tuple[Node, ...] = ()
     phase: Text = ""
     phases_s: dict[Text, float] = {}
@@ -65,10 +63,6 @@ class Record(_File):
     elements: tuple[Text, ...] = ()
     """Names of the elements of an array."""
 
-    def follows(self, moment: datetime) -> bool:
-        """Return whether what is of that moment is of another job: a cluster that is set up anew counts from 1 again."""
-        return moment < self.submitted - _CLOCKS
-
 
 class RayOfJob(_File):
     """How the Ray of a running job is reached."""
@@ -81,10 +75,9 @@ class RayOfJob(_File):
 _Kind = TypeVar("_Kind", bound=_File)
 
 
-def read_facts(job: str, record: Record | None = None) -> Facts:
-    """Return what a job's launcher tells, nothing of a job before the one that was submitted. DataError for another file."""
-    facts = _read(job, STATUS, Facts) or Facts()
-    return Facts() if record and facts.started and record.follows(facts.started) else facts
+def read_facts(job: str) -> Facts:
+    """Return what a job's launcher tells. DataError where the file is something else."""
+    return _read(job, STATUS, Facts) or Facts()
 
 
 def read_record(job: str) -> Record | None:
@@ -106,8 +99,21 @@ def write_record(job: str, record: Record) -> None:
     os.replace(temporary, path)
 
 
+def of_older_job(path: Path, job: str) -> bool:
+    """Return whether a file was written last before a job was submitted: a cluster that is set up anew counts from 1 again.
+
+    Nobody knows of a plain sbatch.
+    """
+    try:
+        return path.stat().st_mtime < (JOBS / job / RECORD).stat().st_mtime - _CLOCKS_S
+    except OSError:
+        return False
+
+
 def _read(job: str, name: str, kind: type[_Kind]) -> _Kind | None:
     path: Path = JOBS / job / name
+    if of_older_job(path, job):
+        return None
     try:
         return kind.model_validate_json(path.read_bytes())
     except FileNotFoundError:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from momu_dist.errors import ConfigError, DataError
 from momu_dist.launch.facts import HERE, RECORD, STATUS, Ended, Facts, Record, read_facts, read_record
-from momu_dist.launch.logs import changed, last_line, newest_logs, of_log, own_log
+from momu_dist.launch.logs import changed, last_line, newest_logs, of_log
 from momu_dist.launch.queue import Past, Queue, Queued, ask_accounting, is_number, job_number
 from momu_dist.launch.status import JOBS
 from momu_dist.launch.terminal import one_line
@@ -150,10 +150,9 @@ def _known(jobs: Sequence[str], queue: Queue | None, logs: Mapping[str, Path]) -
 
 
 def _by_files(job: str, log: Path | None) -> Known:
-    """A job by its files alone. What is of a job before it is none of its own."""
+    """A job by its files alone."""
     try:
-        record = read_record(job)
-        return Known(job, read_facts(job, record), record, own_log(log, record))
+        return Known(job, read_facts(job), read_record(job), log)
     except DataError as error:
         return Known(job, log=log, unreadable=str(error))
 

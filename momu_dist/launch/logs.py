@@ -9,11 +9,10 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 
 from momu_dist.errors import DataError
-from momu_dist.launch.facts import HERE, Record, read_facts, read_record
+from momu_dist.launch.facts import HERE, of_older_job, read_facts
 from momu_dist.launch.queue import Queue, ask_queue, find_queued, job_number
 from momu_dist.launch.status import JOBS
 from momu_dist.launch.terminal import one_line, plain
@@ -27,16 +26,10 @@ def newest_logs(job: str = "*") -> dict[str, Path]:
     """Return the newest log of each job, or of one, that was submitted from this folder."""
     found: dict[str, Path] = {}
     for path in sorted(Path().glob(f"slurm-*-{job}.out"), key=changed):
-        if number := of_log(path)[1]:
+        number = of_log(path)[1]
+        if number and not of_older_job(path, number):
             found[number] = path
     return found
-
-
-def own_log(log: Path | None, record: Record | None) -> Path | None:
-    """Return a job's log; None where it is of an older job, before the one that was submitted."""
-    if log and record and record.follows(datetime.fromtimestamp(changed(log), UTC)):
-        return None
-    return log
 
 
 def changed(path: Path) -> float:
@@ -66,14 +59,11 @@ def last_line(log: Path | None) -> str:
 def log_file(job: str, node: str | None) -> Path:
     """Return the newest log of a job, or of one of its nodes; DataError says which there are."""
     if node is None:
-        record = None
-        with suppress(DataError):
-            record = read_record(job)
-        log = own_log(newest_logs(job).get(job), record)
+        log = newest_logs(job).get(job)
         if log is None:
             raise DataError(
-                f"no log slurm-*-{job}.out in {Path.cwd()}: the job has not begun (momu status {job}), or was submitted from another "
-                f"folder; {HERE}."
+                f"no log slurm-*-{job}.out in {Path.cwd()}: the job has not begun (momu status {job}), or was submitted from "
+                f"another folder; {HERE}."
             )
         return log
     logs = _node_logs(job)
@@ -88,7 +78,7 @@ def _node_logs(job: str) -> dict[str, Path]:
     newest: dict[str, tuple[int, Path]] = {}
     for path in (JOBS / job).glob("*.log"):
         match = re.fullmatch(r"(.+)\.r(\d{1,9})\.log", path.name, re.ASCII)
-        if match and int(match[2]) >= newest.get(match[1], (-1, path))[0]:
+        if match and not of_older_job(path, job) and int(match[2]) >= newest.get(match[1], (-1, path))[0]:
             newest[match[1]] = (int(match[2]), path)
     return {node: path for node, (_, path) in newest.items()}
 

@@ -165,9 +165,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             say(check=finding.check, finding=asdict(finding))
         say(done=True)
 
-    signal.signal(
-        signal.SIGTERM, lambda *_: sys.exit(1)
-    )  # given up on by the doctor: what it made is removed
     return exit_code(work, "stopped")
 
 

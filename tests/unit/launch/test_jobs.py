@@ -210,19 +210,24 @@ def test_a_requeued_job_that_left_the_queue_has_not_ended_as_it_said(
 def test_what_an_older_cluster_left_under_the_same_number_is_not_taken_for_the_job(
     folder: Path, add_job: AddJob, set_queue: SetQueue, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ended = {"code": 0, "why": "done", "first_failure": None}
-    old = folder / "slurm-old-7.out"
-    old.write_text("old\n")
-    os.utime(old, times=((NOW - timedelta(days=1)).timestamp(),) * 2)
-    add_job(7, started=(NOW - timedelta(days=1)).isoformat(), ended=ended)
+    home = folder / "runs" / "slurm" / "7"
+    add_job(7, ended={"code": 0, "why": "done", "first_failure": None})
+    (folder / "slurm-old-7.out").write_text("old\n")
+    (home / "n1.r3.log").write_text("old\n")
+    (home / "ray.json").write_text('{"head": "n1", "dashboard": "http://x", "token_file": "x"}')
+    olds = (folder / "slurm-old-7.out", home / "n1.r3.log", home / "status.json", home / "ray.json")
+    for path in olds:
+        os.utime(path, (0, 0))
     submitted("7", name="mine")
     set_queue("")
     assert table(said(capsys, "status"))[1][:3] == ["7", "mine", "REMOVED"]
     assert "no log slurm-*-7.out" in said(capsys, "logs", "7", code=2)[0]
-    add_job(7, started=(NOW - timedelta(hours=1, seconds=5)).isoformat(), ended=ended)  # clocks are not one
-    (folder / "slurm-mine-7.out").write_text("mine\n")
-    assert table(said(capsys, "status"))[1][2] == "DONE"
-    assert said(capsys, "logs", "7") == ["mine"]
+    assert "there is none yet" in said(capsys, "logs", "7", "--node", "n1", code=2)[0]
+    assert "no Ray at" in said(capsys, "ray-job", "7", "--", "x", code=2)[0]
+    for path in olds:  # of this job, whose node's clock is not quite this one's
+        os.utime(path, ((home / "submitted.json").stat().st_mtime - 5,) * 2)
+    assert table(said(capsys, "status"))[1][:3] == ["7", "dit_a2m", "DONE"]
+    assert said(capsys, "logs", "7") == said(capsys, "logs", "7", "--node", "n1") == ["old"]
 
 
 def test_only_the_newest_of_those_that_ended_are_shown(
