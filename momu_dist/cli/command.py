@@ -28,7 +28,8 @@ def add_checkpoints(parser: argparse.ArgumentParser, required: bool = True) -> N
         "--model",
         action="append",
         required=required,
-        help="a run, a folder of runs, or a registered model (models:/NAME@ALIAS, models:/NAME/VERSION); may be repeated",
+        help="a run, a folder of runs (of several of a stage the one called as the stage), or a registered model "
+        "(models:/NAME@ALIAS, models:/NAME/VERSION); may be repeated",
     )
     add_tracking_uri(parser)
 

@@ -7,6 +7,8 @@ import argparse
 from momu_dist.cli.command import Commands, add
 from momu_dist.launch.doctor.checks import add_options
 
+LONGEST_S = 86400.0
+
 
 def add_doctor(commands: Commands) -> None:
     parser = add(
@@ -35,6 +37,10 @@ def _doctor(options: argparse.Namespace) -> None:
         raise ConfigError(f"{options.overrides[0]} sets a value of a config, but no --config is given.")
     if options.nodes is not None and options.nodes < 1:
         raise ConfigError(f"--nodes is {options.nodes}, expected at least 1.")
+    if not 0 < options.silent <= LONGEST_S:
+        raise ConfigError(
+            f"--silent is {options.silent:g}, expected more than 0 s and at most {LONGEST_S:g}."
+        )
     site, config = None, None
     if options.cluster:
         from momu_dist.launch.sites import load_site

@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from typing import TYPE_CHECKING
 
 from momu_dist.cli.command import Commands, add, add_checkpoints, checkpoint_paths
+
+if TYPE_CHECKING:
+    from momu_dist.data.clips import PreparedClip
 
 
 def add_evaluate(commands: Commands) -> None:
@@ -37,17 +41,38 @@ def add_evaluate(commands: Commands) -> None:
     parser.add_argument("--name", default="evaluate", help="what to call these scores (evaluate)")
 
 
-def _run(options: argparse.Namespace) -> None:
-    from momu_dist.data.clips import first_clips
-    from momu_dist.data.manifest import Manifest
+def check_settings(options: argparse.Namespace) -> None:
+    """Raise ConfigError for what no evaluation can do."""
     from momu_dist.errors import ConfigError
-    from momu_dist.inference.evaluate import EvaluationSettings, evaluate_beats
-    from momu_dist.inference.generator import Generator
+    from momu_dist.inference.prepared import check_sampling
 
     if options.n < 1:
         raise ConfigError(f"-n is {options.n}, expected at least 1.")
+    check_sampling(options.steps, options.guidance, options.sampler)
+
+
+def check_inputs(options: argparse.Namespace) -> None:
+    """Raise what the evaluation would of its data and models, without sampling; weights are not read."""
+    from momu_dist.inference.models import check_models
+
+    _clips(options, 1)
+    check_models(checkpoint_paths(options))
+
+
+def _clips(options: argparse.Namespace, n: int) -> list[PreparedClip]:
+    from momu_dist.data.clips import first_clips
+    from momu_dist.data.manifest import Manifest
+
     Manifest.load(options.data).require_motion("an evaluation of beats")
-    clips = first_clips(options.data, options.split, options.n)
+    return first_clips(options.data, options.split, n)
+
+
+def _run(options: argparse.Namespace) -> None:
+    from momu_dist.inference.evaluate import EvaluationSettings, evaluate_beats
+    from momu_dist.inference.generator import Generator
+
+    check_settings(options)
+    clips = _clips(options, options.n)
     generator = Generator.load(*checkpoint_paths(options))
     settings = EvaluationSettings(
         options.steps, options.guidance, options.guidance, seed=options.seed, sampler=options.sampler

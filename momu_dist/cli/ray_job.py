@@ -31,17 +31,17 @@ def _run(options: argparse.Namespace) -> None:
     from pathlib import Path
 
     from momu_dist.errors import ConfigError, DataError
-    from momu_dist.launch.jobs import ask_queue, job_number
+    from momu_dist.launch.queue import ask_queue, job_number
     from momu_dist.launch.ray_job import check_upload, ray_job_command, ray_job_env, ray_of_job
 
     command = options.command[options.command[:1] == ["--"] :]
     if not command or command[0].startswith("-"):
         raise ConfigError("ray-job: give its own options, the job, then -- and the command, as in its help.")
-    job = job_number(options.job, None if options.job.isdigit() else ask_queue())
+    job = job_number(options.job, None if options.job.isdecimal() else ask_queue())
     ray, root = ray_of_job(job), Path.cwd()
     if not options.no_upload:
         check_upload(root)
-    words = ray_job_command(ray, command, root, upload=not options.no_upload)
+    words = ray_job_command(job, ray, command, root, upload=not options.no_upload)
     try:
         code = subprocess.run(words, env=ray_job_env(ray)).returncode
     except FileNotFoundError as error:

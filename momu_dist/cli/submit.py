@@ -8,6 +8,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from momu_dist.errors import ConfigError, MomuError, exit_code
@@ -83,12 +84,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from momu_dist.data.manifest import Manifest
+    from momu_dist.launch.jobs import refuse_failed
+    from momu_dist.launch.queue import ask_queue
     from momu_dist.launch.sbatch import options_of_command_line
     from momu_dist.launch.sites import SITE, Site, load_site, site_name
-    from momu_dist.launch.submit.slurm import ignored_variables, job_options, render, submit
+    from momu_dist.launch.submit.notes import notes
+    from momu_dist.launch.submit.slurm import job_options, render, submit
 
-    cluster = options.cluster or os.environ.get(SITE)
+    cluster = os.environ.get(SITE) if options.cluster is None else options.cluster
     site, name = (load_site(cluster), site_name(cluster)) if cluster else (Site(), None)
     if options.nodes < 1:
         raise ConfigError(f"--nodes is {options.nodes}, expected at least 1.")
@@ -97,33 +100,24 @@ def _run(options: argparse.Namespace) -> None:
     for job_id in options.after:
         if not re.fullmatch(r"\d+(_\d+)?", job_id, re.ASCII):
             raise ConfigError(f"--after is {job_id!r}, expected the number of a job, such as 1234.")
-    wanted: list[Options] = [
-        site.options(),
-        {"nodes": str(options.nodes)},
-        options_of_command_line(options.sbatch),
-    ]
+    queue = ask_queue() if options.after else None
+    for job_id in options.after:
+        refuse_failed(job_id, queue)
+    wanted: Options = {
+        **site.options(),
+        "nodes": str(options.nodes),
+        **options_of_command_line(options.sbatch),
+    }
     jobs = [_with_budget(job, options.failure_budget) for job in _plan(options)]
 
-    for variable in ignored_variables():
-        print(
-            f"note: {variable} of this shell is not used; momu submit asks for what the site and --sbatch say."
-        )
-    for root in dict.fromkeys(job.config.data.root for job in jobs if job.config is not None):
-        try:
-            Manifest.load(root)
-        except MomuError as error:
-            print(f"note: {str(error).rstrip('.')}; until it is there, jobs that read it end as they begin.")
-    if _share_a_file(jobs, site):
-        print(
-            "note: runs that train beside each other write to one sqlite file, which shared disks may lock: set tracking_uri "
-            "of the site to an MLflow server, or tracking.uri=none."
-        )
+    for note in notes(jobs, site, wanted):
+        print(f"note: {note}")
+    if options.what == "evaluate":
+        _check_evaluations(jobs, site, noted=bool(options.after))
     numbers: dict[str, str] = {}  # of the jobs so far; in a dry run their names
     for job in jobs:
         after = [numbers[first] for first in job.after] or options.after
-        asked = job_options(job, wanted, after)
-        if job.config is not None and job.config.train.device == "cpu" and _asks_for_gpus(asked):
-            print(f"note: the GPUs of {job.name} will not be used: train.device is cpu.")
+        asked = job_options(job, [wanted], after)
         if options.dry_run:
             numbers[job.name] = f"<{job.name}>"
             print(render(job, asked, name))
@@ -149,11 +143,11 @@ def _plan(options: argparse.Namespace) -> list[Submission]:
     if what in STAGES:
         return plan_stage(what, options.config, overrides, sweeps)
     if what == "evaluate" and options.config is None:
-        jobs = plan_evaluation(overrides, sweeps)
-        _check_evaluation(jobs)
-        return jobs
+        return plan_evaluation(overrides, sweeps)
     if what not in ("chain", "evaluate", "hold"):
-        raise ConfigError(f"cannot submit {what!r}; valid: {', '.join(STAGES)}, chain, evaluate, hold.")
+        valid = (*STAGES, "chain", "evaluate", "hold")
+        near = "".join(f", did you mean {one}" for one in get_close_matches(what, valid, 1))
+        raise ConfigError(f"cannot submit {what!r}{near}; valid: {', '.join(valid)}.")
     if sweeps:
         raise ConfigError(f"--sweep goes with one stage or with evaluate, not with {what}.")
     if what == "chain":
@@ -163,15 +157,31 @@ def _plan(options: argparse.Namespace) -> list[Submission]:
     return plan_hold()
 
 
-def _check_evaluation(jobs: Sequence[Submission]) -> None:
-    """Let momu evaluate's own parser read what it will be given; it ends the program as it would there."""
-    from momu_dist.cli.evaluate import add_evaluate
+def _check_evaluations(jobs: Sequence[Submission], site: Site, noted: bool) -> None:
+    """Let momu evaluate's own parser read what it will be given, which ends the program as it would there, and look for that.
+
+    `noted`: models and data that are missing may be there in time, so that is only said.
+    """
+    from momu_dist.cli.evaluate import add_evaluate, check_inputs, check_settings
+    from momu_dist.tracking import URI_VARIABLE
 
     reader = argparse.ArgumentParser(prog="momu")
     add_evaluate(reader.add_subparsers())
-    for job in jobs:
-        for element in job.elements:
-            reader.parse_args(element.arguments[1:])
+    apart = {}  # a sweep mostly has the same models and data in all elements
+    for element in (element for job in jobs for element in job.elements):
+        options = reader.parse_args(element.arguments[1:])
+        check_settings(options)
+        options.tracking_uri = options.tracking_uri or site.variables().get(URI_VARIABLE)
+        apart[tuple(options.checkpoint), options.data, options.split, options.tracking_uri] = options
+    for options in apart.values():
+        try:
+            check_inputs(options)
+        except MomuError as error:
+            if not noted:
+                raise
+            print(
+                f"note: {str(error).rstrip('.')}; if that is still so when the job begins, it ends at once."
+            )
 
 
 def _with_budget(job: Submission, budget: int | None) -> Submission:
@@ -184,29 +194,6 @@ def _with_budget(job: Submission, budget: int | None) -> Submission:
     more = f"--failure-budget={budget}"
     elements = tuple(replace(one, arguments=(*one.arguments, more)) for one in job.elements)
     return replace(job, elements=elements)
-
-
-def _asks_for_gpus(options: Options) -> bool:
-    return any(
-        value != "0" and (option.startswith("gpus") or (option == "gres" and "gpu" in str(value)))
-        for option, value in options.items()
-    )
-
-
-def _share_a_file(jobs: Sequence[Submission], site: Site) -> bool:
-    """Whether jobs that may run at one time write to a database in a file, which suits one run at a time."""
-    from pathlib import Path
-
-    from momu_dist.tracking import auto_uri
-
-    auto = auto_uri(Path("runs"), {**os.environ, **site.variables()})
-
-    def writes(job: Submission) -> bool:
-        uri = "none" if job.config is None else job.config.tracking.uri
-        return (auto if uri == "auto" else uri).startswith("sqlite:")
-
-    writing = [job for job in jobs if writes(job)]
-    return any(len(job.elements) > 1 for job in writing) or len({job.after for job in writing}) < len(writing)
 
 
 def _print_commands(job: Submission) -> None:

@@ -52,6 +52,6 @@ def how_to_mend(path: Path) -> str:
 def nothing_there(root: Path, missing: str) -> str:
     """The sentence for a folder that nothing was prepared into."""
     return (
-        f"no prepared data at {root} ({missing} is missing); make it with "
-        f"`momu prepare --source synthetic --out {root}` or another source."
+        f"no prepared data at {root} ({missing} is missing); correct the path, or prepare data there first "
+        "(`momu prepare --help`)."
     )

@@ -47,7 +47,7 @@ class Generator:
     def load(
         cls, *checkpoints: str | Path, device: str | None = None, vocoder: Vocoder | str | Path | None = None
     ) -> Generator:
-        """Read trained models: run folders, exports, or a folder that holds the runs of both directions.
+        """Read trained models: run folders, exports, or a folder that holds the runs of both directions, as `load_models` does.
 
         `vocoder` is one, or the folder of one that `load_vocoder` reads; without, it is Griffin-Lim.
         """

@@ -68,6 +68,7 @@ def denoising_of(dit: nn.Module, export_config: object, device: torch.device) ->
 def load_models(checkpoints: Sequence[str | Path], device: torch.device) -> Models:
     """Read one or both diffusion transformers (run folders, exports, or a folder of runs) with their VAEs.
 
+    Of several runs of a stage in one folder of runs, the one that is called as the stage is meant.
     Raises CheckpointError where there is no diffusion transformer, two different ones of one direction, or where two
     do not share their VAEs.
     """
@@ -85,16 +86,22 @@ def round_as_fp32(device: torch.device) -> None:
         torch.backends.cudnn.allow_tf32 = False
 
 
+def check_models(checkpoints: Sequence[str | Path]) -> None:
+    """Raise what `load_models` would, but for what is wrong with the weights themselves, which are not read."""
+    settled(lambda: _transformers(checkpoints), _vaes)
+
+
 def _transformers(checkpoints: Sequence[str | Path]) -> list[Export]:
     """Return the diffusion transformers to use, one or two."""
-    found = {export.folder: export for path in checkpoints for export in exports_under(path)}
+    found = {export.folder: export for path in checkpoints for export in _meant(exports_under(path))}
     dits: dict[str, Export] = {}
     for direction, stage in DIRECTIONS.items():
         for export in found.values():
             if export.stage == stage and dits.setdefault(direction, export).sha256 != export.sha256:
                 raise CheckpointError(
                     f"two different models of {stage} are given: {dits[direction].folder} and {export.folder}, expected one; "
-                    "name the run folder that is meant instead of a folder of runs."
+                    f"name the run that is meant, and that of the other direction, instead of a folder of runs, of "
+                    f"which only one that is called {stage} would be taken."
                 )
     if not dits:
         stages = ", ".join(export.stage for export in found.values())
@@ -105,9 +112,19 @@ def _transformers(checkpoints: Sequence[str | Path]) -> list[Export]:
     return list(dits.values())
 
 
-def _assembled(found: Sequence[Export], device: torch.device) -> Models:
-    dits = {direction: e for direction, stage in DIRECTIONS.items() for e in found if e.stage == stage}
-    first = found[0]
+def _meant(found: Sequence[Export]) -> list[Export]:
+    """Of several runs of a stage in one folder only that which is called as the stage, if there is one."""
+    called = {export.stage for export in found if export.folder.parent.name == export.stage}
+    return [e for e in found if e.stage not in called or e.folder.parent.name == e.stage]
+
+
+def _by_direction(found: Sequence[Export]) -> dict[str, Export]:
+    return {direction: e for direction, stage in DIRECTIONS.items() for e in found if e.stage == stage}
+
+
+def _vaes(found: Sequence[Export]) -> dict[str, Export]:
+    """Return the VAEs of transformers, which must be the same for all of them, as must be what they take for latents."""
+    dits, first = _by_direction(found), found[0]
     vaes = {name: find_export(first.folder / name, stage=name) for name in ("music_vae", "motion_vae")}
     for export in dits.values():
         for name, vae in vaes.items():
@@ -117,6 +134,11 @@ def _assembled(found: Sequence[Export], device: torch.device) -> Models:
                     "two diffusion transformers over the same latents."
                 )
     _check_same_latents(dits)
+    return vaes
+
+
+def _assembled(found: Sequence[Export], device: torch.device) -> Models:
+    dits, first, vaes = _by_direction(found), found[0], _vaes(found)
     denoising = {}
     for direction, export in dits.items():
         dit = LatentDiT(export.config.model)

@@ -82,12 +82,7 @@ def _checked(request: Request, models: Models) -> Prepared:
     shortest_s = grid_frames(MIN_SECONDS) / MEL_RATE_HZ
     if request.seconds is not None and not shortest_s <= request.seconds <= MAX_SECONDS:
         raise ConfigError(f"seconds is {request.seconds}, expected {MIN_SECONDS:g} to {MAX_SECONDS:g}.")
-    if not 1 <= request.steps <= 1000:
-        raise ConfigError(f"steps is {request.steps}, expected 1 to 1000.")
-    if not math.isfinite(request.guidance):
-        raise ConfigError(f"guidance is {request.guidance}, expected a finite number such as 3.")
-    if request.sampler not in SAMPLERS:
-        raise ConfigError(f"sampler is {request.sampler!r}, expected one of {', '.join(SAMPLERS)}.")
+    check_sampling(request.steps, request.guidance, request.sampler)
     if request.task == "joint" and request.sampler == "ddpm":
         raise ConfigError(
             "sampler is 'ddpm' with task joint, whose algorithm takes deterministic steps; give ddim or dpm++."
@@ -100,6 +95,16 @@ def _checked(request: Request, models: Models) -> Prepared:
     if request.seconds is None:
         raise ConfigError("task joint has no input to take its length from; give seconds.")
     return Prepared(request, grid_frames(request.seconds), n_steps)
+
+
+def check_sampling(steps: int, guidance: float, sampler: str) -> None:
+    """ConfigError for settings out of their range, whatever is to be sampled."""
+    if not 1 <= steps <= 1000:
+        raise ConfigError(f"steps is {steps}, expected 1 to 1000.")
+    if not math.isfinite(guidance):
+        raise ConfigError(f"guidance is {guidance}, expected a finite number such as 3.")
+    if sampler not in SAMPLERS:
+        raise ConfigError(f"sampler is {sampler!r}, expected one of {', '.join(SAMPLERS)}.")
 
 
 def _n_steps(request: Request, models: Models) -> int:

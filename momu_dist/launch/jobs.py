@@ -1,142 +1,189 @@
-"""What is known of submitted jobs: the files that the launcher keeps in `runs/slurm/<job>/`, and SLURM's queue."""
+"""What is known of submitted jobs: the files that they have in `runs/slurm/<job>/`, their logs, and what SLURM has of them."""
 
 from __future__ import annotations
 
-import json
-import re
-import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from momu_dist.errors import DataError
-from momu_dist.launch import scontrol
+from momu_dist.errors import ConfigError, DataError
+from momu_dist.launch.facts import HERE, RECORD, STATUS, Ended, Facts, Record, read_facts, read_record
+from momu_dist.launch.logs import changed, last_line, newest_logs, of_log
+from momu_dist.launch.queue import Past, Queue, Queued, ask_accounting, is_number, job_number
 from momu_dist.launch.status import JOBS
-
-_QUEUE = "%A|%i|%T|%D|%r|%j"  # the name last: it may hold any sign
-
-
-@dataclass(frozen=True)
-class Queued:
-    """A job as the queue shows it. `shown` is the number that users see, such as 12_3 of an array."""
-
-    job: str
-    shown: str
-    state: str
-    nodes: int
-    reason: str
-    name: str
+from momu_dist.launch.terminal import one_line
 
 
 @dataclass(frozen=True)
 class Known:
-    """A job as its files and the queue tell of it; either may be missing."""
+    """A job as its files, the queue and accounting tell of it; any of them may be missing."""
 
     job: str
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: Facts = Facts()
+    record: Record | None = None
+    log: Path | None = None
     queued: Queued | None = None
+    past: Past | None = None
+    unreadable: str = ""
+    """Why one of its files cannot be read."""
 
     @property
     def name(self) -> str:
         """The run's name, else the job's, else what it does."""
-        run, work = self.facts.get("run"), self.facts.get("work")
-        name = self.queued.name if self.queued else self.facts.get("name")
-        return Path(run).name if run else str(name or (work[0] if isinstance(work, list) else work) or "?")
+        facts, record, queued, past = self.facts, self.record, self.queued, self.past
+        names = (
+            Path(facts.run).name if facts.run else "",
+            _given(facts.work),
+            record.name if record else "",
+            _config(facts.work),
+            queued.name if queued else past.name if past else "",
+            facts.name,
+            one_line(of_log(self.log)[0]) if self.log else "",
+            *facts.work[:1],
+        )
+        return next((name for name in names if name), "?")
+
+    @property
+    def end(self) -> Ended | None:
+        """How it has said that it ended; None of one that was to begin again."""
+        ended = self.facts.ended
+        return None if ended is None or ended.requeued else ended
+
+    @property
+    def failed(self) -> bool:
+        """Whether it is known to have ended without success."""
+        if self.queued or self.unreadable:
+            return False
+        if self.end:
+            return self.end.code != 0
+        return self.past is not None and self.past.state != "COMPLETED"
+
+    @property
+    def began(self) -> bool:
+        """Whether what SLURM had in its queue last has begun."""
+        if self.past is not None:
+            return self.past.began
+        return self.facts.ended is None and (self.facts != Facts() or self.log is not None)
 
     def state(self, queue_known: bool) -> str:
-        """SLURM's state, or how the job ended; `lost` if it said nothing of its end and is in no queue any more."""
-        ended = self.facts.get("ended")
+        """SLURM's state, or how it ended; of what has left the queue without a word LOST, or REMOVED if it had not begun."""
         if self.queued:
             return self.queued.state
-        if ended:
-            return "DONE" if ended["code"] == 0 else f"ENDED({ended['code']})"
-        return "LOST" if queue_known else "?"
+        if self.unreadable:
+            return "UNREADABLE"
+        if self.end:
+            return "DONE" if self.end.code == 0 else f"ENDED({self.end.code})"
+        if self.past:
+            return self.past.state
+        if not queue_known:
+            return "?"
+        return "LOST" if self.began else "REMOVED"
 
     def sentence(self, queue_known: bool) -> str:
         """Why it waits, why it ended, or what to look at."""
-        ended = self.facts.get("ended")
-        if self.queued and self.queued.state == "PENDING":
-            return f"waits: {self.queued.reason}"
-        if ended:
-            first = ended.get("first_failure")
-            return f"{ended['why']}{f' (first: {first})' if first and first != ended['why'] else ''}"
-        if self.queued is None and queue_known:
-            return f"it is in no queue and did not say how it ended; see momu logs {self.job}"
-        return ""
+        after = ", ".join(self.record.after) if self.record else ""
+        if self.unreadable:
+            return self.unreadable
+        if self.queued:
+            return self.queued.waits(after)
+        if self.end:
+            why, first = self.end.why, self.end.first_failure
+            return f"{why}{f' (first: {first})' if first and first != why else ''}"
+        if not queue_known:
+            return ""
+        if not self.began:
+            again = " again" if self.facts.ended else ""
+            cause = f" or because {after} did not succeed" if after else ""
+            return f"left the queue before it began{again}, such as by scancel{cause}; submit it again"
+        last = last_line(self.log)
+        said = f"; its log ends: {last}" if last else ""
+        return f"it is in no queue and did not say how it ended{said}; see momu logs {self.job}"
 
 
-def read_queue(text: str) -> dict[str, Queued]:
-    """Return the jobs of squeue's output in the format `_QUEUE`, by the number of each."""
-    found = {}
-    for line in text.splitlines():
-        parts = line.strip().split("|", 5)
-        if len(parts) == 6 and parts[0].isdigit():
-            job, shown, state, nodes, reason, name = parts
-            found[job] = Queued(job, shown, state, int(nodes) if nodes.isdigit() else 0, reason, name)
-    return found
+def known_jobs(queue: Queue | None, newest: int | None = None) -> tuple[list[Known], int]:
+    """Return the jobs that have files here, oldest first, and those of the queue that have none yet.
 
-
-def ask_queue() -> dict[str, Queued] | None:
-    """Return this user's jobs in the queue; None where there is no squeue, or it does not answer."""
-    said = scontrol.queue(_QUEUE)
-    return None if said is None else read_queue(said)
-
-
-def read_facts(job: str) -> dict[str, Any]:
-    """Return what `status.json` of a job says; nothing where it is not there yet, or cannot be read."""
-    with suppress(OSError, ValueError):
-        facts = json.loads((JOBS / job / "status.json").read_text())
-        if isinstance(facts, dict):
-            return facts
-    return {}
-
-
-def known_jobs(queue: dict[str, Queued] | None) -> list[Known]:
-    """Return all jobs that have files here, oldest first, and those of the queue that have none yet.
-
-    One that failed before the launcher was there has left its log alone.
+    Of those that have left the queue only the `newest`; the second number is how many are left out.
     """
-    facts = {job: {"name": name} for name, job in map(_of_log, Path().glob("slurm-*.out")) if job}
-    facts |= {path.parent.name: read_facts(path.parent.name) for path in JOBS.glob("*/status.json")}
-    jobs = sorted({job for job in (*facts, *(queue or {})) if job.isdigit()}, key=int)
-    return [Known(job, facts.get(job, {}), (queue or {}).get(job)) for job in jobs]
+    logs = newest_logs()
+    last = {job: changed(log) for job, log in logs.items()}
+    for path in (path for name in (STATUS, RECORD) for path in JOBS.glob(f"*/{name}")):
+        last[path.parent.name] = max(last.get(path.parent.name, 0.0), changed(path))
+    waiting = set(queue or ())
+    # By time, as numbers begin anew where a cluster is set up anew.
+    past = sorted(
+        (job for job in last if is_number(job) and job not in waiting), key=lambda job: (last[job], int(job))
+    )
+    left_out = 0 if newest is None else max(0, len(past) - newest)
+    return _known(sorted({*past[left_out:], *waiting}, key=int), queue, logs), left_out
 
 
-def _of_log(path: Path) -> tuple[str, str]:
-    """The name and the number of the job whose log it is; empty where it is no job's."""
-    match = re.fullmatch(r"slurm-(.+)-(\d+)\.out", path.name, re.ASCII)
-    return (match[1], match[2]) if match else ("", "")
+def known_job(job: str, queue: Queue | None) -> Known:
+    """Return what is known of one job; DataError where that is nothing."""
+    (known,) = _known([job], queue, newest_logs(job))
+    if known == Known(job):
+        raise DataError(
+            f"no job {job} in {JOBS.absolute()}, nor in the queue or in SLURM's accounting; {HERE}."
+        )
+    return known
 
 
-def job_number(job: str, queue: dict[str, Queued] | None) -> str:
-    """Return the number under which a job keeps its files; an element of an array, 12_3, has one of its own."""
-    if re.fullmatch(r"\d+", job, re.ASCII):
-        return job
-    for queued in (queue or {}).values():
-        if queued.shown == job:
-            return queued.job
-    raise DataError(
-        f"no job {job!r} is in the queue; give a job's number, and of an element of an array its own, as momu status shows it."
+def refuse_failed(job: str, queue: Queue | None) -> None:
+    """ConfigError if a job, which another is to wait for, is known to have failed: SLURM would remove that one at once."""
+    try:
+        known = known_job(job_number(job, queue), queue)
+    except DataError:
+        return  # of another folder, or none: sbatch knows
+    if known.failed:
+        how = known.state(True) + (f", {known.end.why}" if known.end else "")
+        raise ConfigError(
+            f"--after {job}: that job has ended without success ({how}), so what waits for it would be removed from the queue at "
+            "once; submit that one again first, or leave --after out."
+        )
+
+
+def _known(jobs: Sequence[str], queue: Queue | None, logs: Mapping[str, Path]) -> list[Known]:
+    found = [replace(_by_files(job, logs.get(job)), queued=(queue or {}).get(job)) for job in jobs]
+    silent = [one.job for one in found if not (one.queued or one.end or one.unreadable)]
+    past = {} if queue is None else {one.job: one for one in ask_accounting(silent)}
+    return [replace(one, past=past.get(one.job)) if one.job in silent else one for one in found]
+
+
+def _by_files(job: str, log: Path | None) -> Known:
+    """A job by its files alone."""
+    try:
+        return Known(job, read_facts(job), read_record(job), log)
+    except DataError as error:
+        return Known(job, log=log, unreadable=str(error))
+
+
+def _given(work: Sequence[str]) -> str:
+    """The name that a command line gives to its run, or to its scores."""
+    return next(
+        (word.partition("=")[2] for word in reversed(work) if word.startswith(("name=", "--name="))), ""
     )
 
 
-def status_lines(jobs: list[Known], queue_known: bool) -> list[str]:
+def _config(work: Sequence[str]) -> str:
+    """What a training's YAML is called, which mostly is the run's name too."""
+    path = next((path for word, path in zip(work, work[1:], strict=False) if word == "--config"), "")
+    return Path(path).stem if work[:1] == ("train",) else ""
+
+
+def status_lines(jobs: Sequence[Known], queue_known: bool) -> list[str]:
     """Return a line a job, under a head line; columns are as wide as they need to be."""
     rows = [("job", "name", "state", "phase", "step", "restarts", "nodes", "")]
     for known in jobs:
         facts, queued = known.facts, known.queued
-        total = facts.get("total_steps")
-        nodes = len(facts.get("nodes") or ()) or (queued.nodes if queued else 0)
+        nodes = len(facts.nodes) or (queued.nodes if queued else 0)
         rows.append(
             (
                 known.job + (f" ({queued.shown})" if queued and queued.shown != known.job else ""),
                 known.name,
                 known.state(queue_known),
-                str(facts.get("phase") or "-"),
-                f"{facts.get('step') or 0}/{total}" if total else "-",
-                str(facts.get("restart", 0)),
+                facts.phase or "-",
+                f"{facts.step}/{facts.total_steps}" if facts.total_steps else "-",
+                str(facts.restart),
                 str(nodes or "-"),
                 known.sentence(queue_known),
             )
@@ -146,49 +193,3 @@ def status_lines(jobs: list[Known], queue_known: bool) -> list[str]:
         "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[7]]).rstrip()
         for row in rows
     ]
-
-
-def log_file(job: str, node: str | None) -> Path:
-    """Return a job's own log, or the newest of one of its nodes; DataError says which there are."""
-    if node is None:
-        found = sorted(Path().glob(f"slurm-*-{job}.out"))
-        if not found:
-            raise DataError(
-                f"no log slurm-*-{job}.out in {Path.cwd()}: the job has not begun, or was submitted from another folder."
-            )
-        return found[0]
-    logs = _node_logs(job)
-    if node not in logs:
-        there = f"there are: {', '.join(sorted(logs))}" if logs else "there is none yet"
-        raise DataError(f"no log of node {node} in {(JOBS / job).absolute()}; {there}.")
-    return logs[node]
-
-
-def _node_logs(job: str) -> dict[str, Path]:
-    """The newest log of each node, whose names end in .r<restart>.log."""
-    newest: dict[str, tuple[int, Path]] = {}
-    for path in (JOBS / job).glob("*.log"):
-        match = re.fullmatch(r"(.+)\.r(\d+)\.log", path.name)
-        if match and int(match[2]) >= newest.get(match[1], (-1, path))[0]:
-            newest[match[1]] = (int(match[2]), path)
-    return {node: path for node, (_, path) in newest.items()}
-
-
-def follow(find: Callable[[], Path], ended: Callable[[], bool], pause_s: float = 1.0) -> Iterator[str]:
-    """Yield a log and what is added to it until the job has ended; where a restart begins another file, that too."""
-    path, position = find(), 0
-    while True:
-        last = ended()  # asked first, so that what was written before the end is read after it
-        newest = find()
-        for file in [path] if newest == path else [path, newest]:
-            if file != path:
-                path, position = file, 0
-            with path.open("rb") as log:
-                log.seek(position)
-                added = log.read()
-            position += len(added)
-            if added:
-                yield added.decode(errors="replace")
-        if last:
-            return
-        time.sleep(pause_s)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from momu_dist.errors import ConfigError, DataError
-from momu_dist.launch.jobs import JOBS, read_facts
+from momu_dist.launch.facts import RAY, RayOfJob, read_facts, read_ray
 from momu_dist.launch.srun import srun, step_env
+from momu_dist.launch.status import JOBS
 
 EXCLUDED = (".git", ".venv", "runs", "data", ".cache", "weights", "wheelhouse")
 """Folders of the checkout that are never uploaded: large, and named by absolute paths where they are needed."""
@@ -22,51 +23,48 @@ LIMIT = 100 * 1024**2
 """Bytes that Ray's dashboard takes at once; more, and it breaks off without saying why."""
 
 
-@dataclass(frozen=True)
-class RayOfJob:
-    """How the Ray of a running job is reached, from `ray.json` in the job's folder."""
-
-    job: str
-    head: str
-    dashboard: str
-    token_file: str
-
-
 def ray_of_job(job: str) -> RayOfJob:
     """Return where the Ray of `job` is; DataError if the job has ended or has none yet."""
-    path = JOBS / job / "ray.json"
     facts = read_facts(job)
-    if facts.get("ended"):
-        raise DataError(f"job {job} has ended ({facts['ended']['why']}); its Ray went with it.")
-    try:
-        tree = json.loads(path.read_text())
-        return RayOfJob(job, tree["head"], tree["dashboard"], tree["token_file"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    if facts.ended:
+        raise DataError(f"job {job} has ended ({facts.ended.why}); its Ray went with it.")
+    ray = read_ray(job)
+    if ray is None:
         raise DataError(
-            f"no Ray at {path.absolute()} (phase: {facts.get('phase') or 'none'}): the job has not brought it up yet, or was "
-            "submitted from another folder."
-        ) from error
+            f"no Ray at {(JOBS / job / RAY).absolute()} (phase: {facts.phase or 'none'}): the job has not brought it up yet, or "
+            "was submitted from another checkout: call momu in that one."
+        )
+    return ray
 
 
 def upload_sizes(root: Path) -> Counter[str]:
-    """Return the bytes of what would be uploaded of `root`, by its entries; links are followed, as Ray does."""
+    """Return the bytes of what would be uploaded of `root`, by its entries; links are followed, as Ray does.
+
+    ConfigError for what Ray would read without an end.
+    """
     sizes: Counter[str] = Counter()
     for folder, below, files in os.walk(root, followlinks=True):
         relative = Path(folder).relative_to(root)
         top = relative.parts[:1]
         below[:] = [name for name in below if name not in _ANYWHERE and (top or name not in EXCLUDED)]
         for name in files:
-            path = relative / name
-            if not (Path(folder) / name).is_file() or (not top and name in EXCLUDED):
+            path = Path(folder, name)
+            if (not top and name in EXCLUDED) or not path.exists():
                 continue
-            # Ray zips without compressing; each file's name is in it twice, beside about a hundred bytes.
-            size = (Path(folder) / name).stat().st_size + 2 * len(os.fsencode(path)) + 100
-            sizes[top[0] if top else name] += size
+            found = path.stat()
+            if stat.S_ISFIFO(found.st_mode) or stat.S_ISCHR(found.st_mode) or stat.S_ISBLK(found.st_mode):
+                raise ConfigError(
+                    f"{path} is a named pipe or a device, which Ray would read without an end; move it out of the checkout or "
+                    "into runs/, or give --no-upload where the nodes see this folder too."
+                )
+            if stat.S_ISREG(found.st_mode):  # of a socket Ray takes nothing
+                # Ray zips without compressing; each file's name is in it twice, beside about a hundred bytes.
+                sizes[top[0] if top else name] += found.st_size + 2 * len(os.fsencode(relative / name)) + 100
     return sizes
 
 
 def check_upload(root: Path) -> None:
-    """ConfigError, with the largest entries, if Ray would not take `root`."""
+    """ConfigError if Ray would not take `root`, with what is in its way or the largest entries."""
     sizes = upload_sizes(root)
     total = sum(sizes.values())
     if total >= LIMIT:
@@ -77,12 +75,12 @@ def check_upload(root: Path) -> None:
         )
 
 
-def ray_job_command(ray: RayOfJob, command: Sequence[str], root: Path, upload: bool) -> list[str]:
+def ray_job_command(job: str, ray: RayOfJob, command: Sequence[str], root: Path, upload: bool) -> list[str]:
     """Return the words that hand `command` to the Ray of a job, by way of a step on its head node."""
     # On a node `python` may be another one, without our packages.
     words = [sys.executable if command[0] in ("python", "python3") else command[0], *command[1:]]
     # Ray's dashboard listens on the head node alone, so its own command line is run there, in what is left over.
-    there = srun(1, 1, "--overlap", f"--jobid={ray.job}", f"--nodelist={ray.head}")
+    there = srun(1, 1, "--overlap", f"--jobid={job}", f"--nodelist={ray.head}")
     submit = [str(Path(sys.executable).with_name("ray")), "job", "submit", "--address", ray.dashboard]
     if upload:
         excludes = [*(f"/{name}" for name in EXCLUDED), *_ANYWHERE]

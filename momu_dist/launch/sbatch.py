@@ -47,6 +47,8 @@ VARIABLES = {
 Not cpus-per-gpu, which sbatch refuses beside the cpus-per-task of every job.
 """
 
+_PRINTS = "momu submit reads what sbatch prints of a job; give it to sbatch itself"
+
 # What `momu submit` says in another way, or what would part a job from its log, its folder or its programs.
 OWN = {
     "array": "use --sweep",
@@ -55,11 +57,16 @@ OWN = {
     "dependency": "use --after",
     "error": "a job's errors are in its log",
     "export": "jobs need the environment that they are submitted from",
+    "help": _PRINTS,
     "job-name": "use name=...",
     "nodes": "use --nodes",
     "open-mode": "a requeued job appends to its log",
     "output": "momu logs finds the log by its name",
     "parsable": "the job's number is printed",
+    "quiet": _PRINTS,
+    "test-only": "use --dry-run",
+    "usage": _PRINTS,
+    "version": _PRINTS,
     "wait": "momu status says how the job fares",
     "wrap": "give sbatch itself your own command",
 }

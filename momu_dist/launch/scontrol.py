@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -165,13 +166,29 @@ def queue(shape: str) -> str | None:
     return out if code == 0 else None
 
 
+def accounting(jobs: Sequence[str], shape: str) -> str | None:
+    """Return a line in sacct's format `shape` for each of these jobs of this user's; None where there is no accounting."""
+    words = ("sacct", "--allocations", "--noheader", "--parsable2", f"--user={os.getuid()}")
+    code, out, _ = _asked(*words, f"--jobs={','.join(jobs)}", f"--format={shape}")
+    return out if code == 0 else None
+
+
+def partition_sizes() -> dict[str, int]:
+    """Return how many nodes each partition has, by its name, with a star behind that of the default one."""
+    lines = _asked("sinfo", "--noheader", "--format=%P|%D")[1].splitlines()
+    pairs = (line.strip().rpartition("|") for line in lines)
+    return {name: int(count) for name, _, count in pairs if name and count.isdecimal()}
+
+
 def _asked(*command: str, patience_s: float | None = None) -> tuple[int, str, str]:
     """Run a program of SLURM; return its exit code, what it said, and its complaint."""
     # Times in a form of the user's own could not be read.
     env = {**os.environ, "SLURM_TIME_FORMAT": "standard"}
     patience_s = TIMEOUT_S if patience_s is None else patience_s
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=patience_s, env=env)
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=patience_s, env=env
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         return 1, "", str(error)
     return done.returncode, done.stdout, done.stderr

@@ -6,10 +6,13 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -111,6 +114,24 @@ def findings(checks: Sequence[Check], begins: Callable[[str], None] = lambda nam
         yield replace(finding, check=name)
 
 
+@contextmanager
+def own_caches() -> Iterator[None]:
+    """Let what torch keeps in /tmp/torchinductor_<user> go with this process, also where the doctor gives up on it."""
+    try:
+        folder = tempfile.mkdtemp(prefix="momu-doctor-")
+    except OSError:  # the check of the scratch folder says so
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
+    try:
+        yield
+    finally:
+        del os.environ["TORCHINDUCTOR_CACHE_DIR"]
+        shutil.rmtree(folder, ignore_errors=True)
+        signal.signal(signal.SIGTERM, before)
+
+
 def node_name() -> str:
     """Return this machine's name as SLURM knows it."""
     return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
@@ -131,6 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write(json.dumps({"node": node_name(), "time": time.time(), **what}) + "\n")
         sys.stdout.flush()
 
+    @own_caches()
     def work() -> None:
         say(check="program")
         try:

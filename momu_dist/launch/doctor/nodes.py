@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # it imports torch; the doctor must also work where that is w
 
 CLOCK_WARNING_S, CLOCK_WRONG_S = 2.0, 30.0
 LONGEST_JOB_MIN = 10
+NO_NODES = "Unable to allocate resources"  # with which srun begins to say why
 
 _NOT_FOR_SRUN = ("time", "signal")  # of a job that ends in minutes
 
@@ -118,7 +119,7 @@ def examine(
         )
         if place.waits:
             print(f"asking SLURM: {shlex.join(place.prefix)} (Ctrl-C gives up)", file=sys.stderr)
-        answers, complaint = _ask((*place.prefix, *program), place, silent_s)
+        answers, complaint, ended = _ask((*place.prefix, *program), place, silent_s)
         found = {node: list(answer.findings) for node, answer in answers.items()}
         until = time.monotonic() + UNSEEN_S
         for node, answer in answers.items():
@@ -126,24 +127,36 @@ def examine(
                 found[node].append(clock_finding(answer.offset_s))
                 found[node] += not_seen(node, answer.findings, tokens, until)
             if not answer.done:
-                found[node].append(_unfinished(answer.at, silent_s, complaint))
+                found[node].append(_unfinished(answer.at, None if ended else silent_s, complaint))
+    if place.waits and not answers and NO_NODES in complaint:
+        return {"SLURM": [_no_nodes(complaint)]}
     silent = [node for node in place.nodes if node not in answers]
     silent += [f"silent{n + 1}" for n in range(place.count - len(answers) - len(silent))]
     for node in silent:
-        found[node] = [_unfinished("", silent_s, complaint)]
+        found[node] = [_unfinished("", None if ended else silent_s, complaint)]
     return with_unlike_versions(found)
 
 
-def _unfinished(at: str, silent_s: float, complaint: str) -> Finding:
+def _unfinished(at: str, waited_s: float | None, complaint: str) -> Finding:
+    """Of a machine that did not come to the end: `waited_s`, or None where the command that reaches it ended by itself."""
     said = f"; srun says: {complaint}" if complaint else ""
     what = f"stopped or hung in the check of {at}" if at else "does not answer"
     advice = "look at the node with `sinfo -R` or `scontrol show node`, or leave it out (sbatch --exclude)"
-    return Finding("answer", "wrong", f"{what}, waited {silent_s:g} s{said}", advice)
+    return Finding(
+        "answer", "wrong", f"{what}{'' if waited_s is None else f', waited {waited_s:g} s'}{said}", advice
+    )
 
 
-def _ask(command: Sequence[str], place: Where, silent_s: float) -> tuple[Answers, str]:
-    """Return the answers, and the end of what the command said on stderr."""
+def _no_nodes(complaint: str) -> Finding:
+    what = f"it gives no nodes; srun says: {complaint}"
+    advice = "correct sbatch options of the site, such as the partition or the account; `sinfo` shows what there is"
+    return Finding("answer", "wrong", what, advice)
+
+
+def _ask(command: Sequence[str], place: Where, silent_s: float) -> tuple[Answers, str, bool]:
+    """Return the answers, the end of what the command said on stderr, and whether it ended by itself."""
     answers: Answers = {}
+    ended = False
     lines: queue.Queue[tuple[float, str] | None] = queue.Queue()
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
@@ -172,13 +185,14 @@ def _ask(command: Sequence[str], place: Where, silent_s: float) -> tuple[Answers
                 except queue.Empty:
                     break
                 if item is None:
+                    ended = True
                     break
                 _hear(answers, *item)
         finally:
             _end(process)
         errors.seek(0)
         said = [line.strip() for line in errors.read().splitlines() if line.strip()]
-    return answers, " / ".join(said[-2:])[:300]
+    return answers, " / ".join(said[-2:])[:300], ended
 
 
 def _hear(answers: Answers, arrived: float, line: str) -> None:

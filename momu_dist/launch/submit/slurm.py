@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import _make_sbatch_string
 
-from momu_dist.errors import ConfigError, MomuError
+from momu_dist.errors import ConfigError, MomuError, without_login
+from momu_dist.launch.facts import Record, write_record
 from momu_dist.launch.sbatch import JOB, Options
 from momu_dist.launch.scontrol import REACH
 from momu_dist.launch.sites import SITE
@@ -75,13 +77,28 @@ def submit(job: Submission, options: Options, site: str | None, after: Sequence[
             "no SLURM here: srun is not found; submit on a login node of the cluster, or look with --dry-run."
         ) from error
     executor.update_parameters(**_parameters(job, options, site))
+    now = datetime.now().astimezone()
     try:
         with _without_variables_of_this_shell():
             taken = executor.map_array(become, [list(element.arguments) for element in job.elements])
     except (FailedJobError, FailedSubmissionError) as error:
         raise MomuError(f"sbatch refused the job {job.name}: {' '.join(str(error).split())}") from error
     ids = tuple(str(each.job_id) for each in taken)
-    return Submitted(job, ids[0].partition("_")[0], ids, tuple(after))
+    done = Submitted(job, ids[0].partition("_")[0], ids, tuple(after))
+    try:
+        write_record(done.job_id, _record(done, now))
+    except OSError as error:  # SLURM has the job all the same
+        print(f"note: {JOBS / done.job_id} cannot be written ({error.strerror}).")
+    return done
+
+
+def _record(done: Submitted, now: datetime) -> Record:
+    elements = done.job.elements
+    if len(elements) > 1:
+        names = tuple(element.name for element in elements)
+        return Record(submitted=now, name=done.job.name, after=done.after, elements=names)
+    work = tuple(without_login(word) for word in elements[0].arguments[1:])
+    return Record(submitted=now, name=done.job.name, work=work, after=done.after)
 
 
 def ignored_variables(env: Mapping[str, str] = os.environ) -> list[str]:

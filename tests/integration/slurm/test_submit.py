@@ -186,6 +186,26 @@ def test_a_program_runs_on_the_ray_of_a_job(lab: Lab, field: Field, site: str, t
     )
 
 
+def test_jobs_that_leave_the_queue_before_they_begin_are_told_of(lab: Lab, site: str) -> None:
+    later = ("--sbatch", "begin=now+1hour")
+    (first,) = numbers(momu(lab, "submit", "--cluster", site, *later, "hold"))
+    (second,) = numbers(momu(lab, "submit", "--cluster", site, "--after", str(first), "hold"))
+    listed = momu(lab, "status")
+    assert re.search(rf"^\s*{first}\b.*PENDING.* waits: BeginTime", listed, re.MULTILINE), listed
+    assert re.search(rf"^\s*{second}\b.*PENDING.* waits: Dependency \(on {first}\)", listed, re.MULTILINE), (
+        listed
+    )
+    lab.cancel(first)
+    wait_for_all(lab, [first, second], timeout=90)
+    for job in (first, second):
+        end = time.monotonic() + 30  # accounting is some seconds behind
+        while "CANCELLED" not in (said := momu(lab, "status", str(job))):
+            assert time.monotonic() < end and "REMOVED" in said, said
+            time.sleep(0.5)
+        assert "left the queue before it began" in said and "submit it again" in said
+    assert "has ended without success" in momu(lab, "submit", "--after", str(first), "hold", code=2)
+
+
 def test_the_doctor_looks_at_every_node(lab: Lab, site: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "momu_dist.cli", "doctor", "--cluster", site, "--nodes", "2"],

@@ -38,7 +38,9 @@ def test_a_prepared_folder_loads(prepared: Path) -> None:
 
 def test_an_empty_folder_names_the_command_that_fills_it(tmp_path: Path) -> None:
     for load in (Manifest.load, load_index):
-        with pytest.raises(DataError, match=rf"no prepared data at {tmp_path}.*momu prepare --source"):
+        with pytest.raises(
+            DataError, match=rf"no prepared data at {tmp_path}.*correct the path.*momu prepare"
+        ):
             load(tmp_path)
 
 

@@ -21,7 +21,7 @@ from momu_dist.data.hashes import file_sha256
 from momu_dist.errors import CheckpointError
 from momu_dist.inference import models
 from momu_dist.inference.export import Export, exports_under, find_export, link_export, settled, write_export
-from momu_dist.inference.models import load_models, load_vae
+from momu_dist.inference.models import check_models, load_models, load_vae
 
 CONFIG = config_from_dict(
     {
@@ -264,6 +264,29 @@ def test_one_transformer_brings_its_vaes(tiny_runs: Path, tmp_path: Path) -> Non
     assert set(models.origins) == {"a2m", "music_vae", "motion_vae"}
 
 
+def test_of_several_runs_of_a_stage_the_one_called_as_the_stage_is_meant(
+    tiny_runs: Path, tmp_path: Path
+) -> None:
+    for name in ("dit_a2m", "dit_m2a"):
+        shutil.copytree(tiny_runs / name, tmp_path / name)
+    for name in ("again", "zz"):
+        shutil.copytree(tiny_runs / "dit_a2m", tmp_path / name)
+        path = tmp_path / name / "export" / "model.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "sha256": name}))
+    expected = load_models([tiny_runs], CPU).origins
+    assert load_models([tmp_path], CPU).origins == expected
+    check_models([tmp_path])
+    (tmp_path / "dit_a2m").rename(tmp_path / "mine")
+    for read in (check_models, lambda paths: load_models(paths, CPU)):
+        with pytest.raises(
+            CheckpointError, match=r"two different models of dit_a2m .* name the run that is meant"
+        ):
+            read([tmp_path])
+    assert load_models([tmp_path / "mine", tmp_path / "dit_m2a"], CPU).origins == expected
+    with pytest.raises(CheckpointError, match="two different models of dit_a2m"):
+        check_models([tmp_path / "mine", tmp_path / "again"])
+
+
 def test_transformers_over_other_vaes_are_refused(tiny_runs: Path, tmp_path: Path) -> None:
     for name in ("dit_a2m", "dit_m2a"):
         shutil.copytree(tiny_runs / name, tmp_path / name)
@@ -273,8 +296,9 @@ def test_transformers_over_other_vaes_are_refused(tiny_runs: Path, tmp_path: Pat
     state = {name: value + 0.01 for name, value in load_vae(export).state_dict().items()}
     facts: dict[str, Any] = {k: v for k, v in export.facts.items() if k != "sha256"}
     write_export(folder, resolved_dict(export.config), state, facts, {})
-    with pytest.raises(CheckpointError, match="trained with different motion_vaes"):
-        load_models([tmp_path], CPU)
+    for read in (check_models, lambda paths: load_models(paths, CPU)):
+        with pytest.raises(CheckpointError, match="trained with different motion_vaes"):
+            read([tmp_path])
 
 
 def test_vaes_alone_cannot_generate(tiny_runs: Path) -> None:

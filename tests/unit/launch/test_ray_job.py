@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
 from pathlib import Path
 
 import pytest
 
 from momu_dist.cli import main
+from momu_dist.errors import ConfigError
 from momu_dist.launch import ray_job
-from momu_dist.launch.ray_job import (
-    EXCLUDED,
-    RayOfJob,
-    check_upload,
-    ray_job_command,
-    upload_sizes,
-)
+from momu_dist.launch.facts import RayOfJob
+from momu_dist.launch.ray_job import EXCLUDED, check_upload, ray_job_command, upload_sizes
 from momu_dist.launch.srun import srun
 
-RAY = RayOfJob("7", "node1", "http://127.0.0.1:8265", "/shared/runs/slurm/7/token")
+RAY = RayOfJob(head="node1", dashboard="http://127.0.0.1:8265", token_file="/shared/runs/slurm/7/token")
 
 
 def fill(root: Path, **sizes: int) -> None:
@@ -45,7 +42,7 @@ def test_sizes_are_those_of_what_ray_zips(tmp_path: Path) -> None:
     (root / "gone").symlink_to(tmp_path / "nowhere")
     sizes = upload_sizes(root)
     assert sorted(sizes) == ["a", "code", "link"] and sizes["link"] >= 5500
-    command = ray_job_command(RAY, ["python"], root, upload=True)
+    command = ray_job_command("7", RAY, ["python"], root, upload=True)
     excludes = json.loads(command[command.index("--runtime-env-json") + 1])["excludes"]
     create_package(str(root), package, include_gitignore=False, excludes=excludes)
     packed = package.stat().st_size
@@ -62,9 +59,27 @@ def test_too_much_is_refused_with_the_largest_named(tmp_path: Path) -> None:
         check_upload(tmp_path)
 
 
+@pytest.mark.parametrize("place", ["", "code"])
+def test_what_ray_would_read_without_an_end_is_refused(place: str, tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    os.mkfifo(tmp_path / "runs" / "pipe")
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(os.path.relpath(tmp_path / "socket"))
+    check_upload(tmp_path)
+    (tmp_path / "code").mkdir()
+    os.mkfifo(tmp_path / place / "pipe")
+    with pytest.raises(ConfigError, match=rf"{tmp_path / place / 'pipe'} is a named pipe or a device"):
+        check_upload(tmp_path)
+    (tmp_path / place / "pipe").unlink()
+    (tmp_path / place / "zero").symlink_to("/dev/zero")
+    with pytest.raises(ConfigError, match="zero is a named pipe or a device"):
+        check_upload(tmp_path)
+
+
 def test_the_command_runs_on_the_head_node_and_hands_words_on_as_they_are() -> None:
     words = ["python", "-m", "momu_dist.train", "--config", "a b.yaml", "out='x; y'"]
-    command = ray_job_command(RAY, words, Path("/a b"), upload=True)
+    command = ray_job_command("7", RAY, words, Path("/a b"), upload=True)
     dashes = command.index("--")
     ray = str(Path(sys.executable).parent / "ray")
     assert command[: command.index(ray)] == srun(1, 1, "--overlap", "--jobid=7", "--nodelist=node1")
@@ -73,7 +88,7 @@ def test_the_command_runs_on_the_head_node_and_hands_words_on_as_they_are() -> N
     assert command[command.index("--working-dir") + 1] == "/a b"
     assert command[dashes + 1 :] == [sys.executable, *words[1:]]
 
-    shared = ray_job_command(RAY, ["bash", "-c", "x"], Path("/a b"), upload=False)
+    shared = ray_job_command("7", RAY, ["bash", "-c", "x"], Path("/a b"), upload=False)
     assert "--working-dir" not in shared
     assert shared[shared.index("--") + 1 :] == ["env", "--chdir=/a b", "bash", "-c", "x"]
 
@@ -148,12 +163,22 @@ def test_a_job_without_a_ray(job: Path, capsys: pytest.CaptureFixture[str]) -> N
     home = job / "runs" / "slurm" / "7"
     assert main(["ray-job", "8", "--", "x"]) == 2
     assert f"no Ray at {job}/runs/slurm/8/ray.json (phase: none)" in capsys.readouterr().err
-    (home / "ray.json").write_text("{")
+    (home / "ray.json").unlink()
     assert main(["ray-job", "7", "--", "x"]) == 2
     assert "(phase: holding)" in capsys.readouterr().err
     (home / "status.json").write_text(json.dumps({"ended": {"code": 0, "why": "done"}}))
     assert main(["ray-job", "7", "--", "x"]) == 2
     assert "job 7 has ended (done); its Ray went with it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["status.json", "ray.json"])
+@pytest.mark.parametrize("text", ["{", "[]", '{"ended": "x", "head": 3}', '{"nodes": 3}'])
+def test_odd_files_of_a_job_end_in_a_sentence(
+    name: str, text: str, job: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (job / "runs" / "slurm" / "7" / name).write_text(text)
+    assert main(["ray-job", "7", "--", "x"]) == 2
+    assert f"error: runs/slurm/7/{name} is not what a job writes there" in capsys.readouterr().err
 
 
 def test_what_is_excluded_is_not_code() -> None:

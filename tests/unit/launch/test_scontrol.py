@@ -11,7 +11,7 @@ import pytest
 
 from momu_dist.errors import ConfigError
 from momu_dist.launch import scontrol
-from momu_dist.launch.jobs import ask_queue
+from momu_dist.launch.queue import ask_queue
 
 
 @pytest.fixture

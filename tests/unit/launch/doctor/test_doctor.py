@@ -186,9 +186,32 @@ def test_a_node_that_hangs_says_where(tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.usefixtures("quick")
 def test_srun_that_gives_no_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("REFUSE", "Invalid account or account/partition combination")
-    said = wrong(examine(Where(("srun", "--nodes=2"), (), 2, waits=True), [], [tmp_path], 3))
-    assert len(said) == 2 and all("Invalid account" in texts[0] for texts in said.values())
+    """It says so at once: nobody has waited, and no node is at fault."""
+    monkeypatch.setenv("REFUSE", "Unable to allocate resources: Invalid partition name specified")
+    began = time.monotonic()
+    found = examine(Where(("srun", "--nodes=2"), (), 2, waits=True), [], [tmp_path], 20)
+    assert time.monotonic() - began < 15 and list(found) == ["SLURM"]
+    (finding,) = found["SLURM"]
+    assert (
+        finding.level == "wrong" and "Invalid partition name" in finding.what and "waited" not in finding.what
+    )
+    assert "options of the site, such as the partition" in finding.advice and "node" not in finding.advice
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_program_that_does_not_start_on_the_nodes_is_not_for_want_of_nodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REFUSE", "node1: task 0: Exited with exit code 1")
+    said = wrong(examine(Where(("srun", "--nodes=2"), (), 2, waits=True), [], [tmp_path], 20))
+    assert len(said) == 2 and all("does not answer; srun says:" in texts[0] for texts in said.values())
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_step_that_ends_before_its_program_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REFUSE", "Job credential expired")
+    said = wrong(examine(in_job(("node1",)), [], [tmp_path], 20))
+    assert said == {"node1": ["does not answer; srun says: srun: error: Job credential expired"]}
 
 
 @pytest.mark.usefixtures("quick")
@@ -251,12 +274,20 @@ def test_mistakes_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert doctor_of(capsys, "--cluster", "nowhere")[0] == 2
 
 
+@pytest.mark.parametrize("seconds", ["-1", "0", "inf", "nan", "1e300"])
+def test_a_silence_that_is_no_time(seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, text = doctor_of(capsys, "--silent", seconds)
+    assert code == 2 and f"error: --silent is {float(seconds):g}, expected more than 0 s" in text
+
+
 @pytest.mark.usefixtures("no_slurm")
 def test_the_command_on_this_machine(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The real program with a real config, whose data is not there: that alone is wrong."""
     monkeypatch.setenv("PYTHONPATH", str(CHECKOUT))
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
     monkeypatch.chdir(tmp_path)
     config = CHECKOUT / "configs" / "demo" / "dit_a2m.yaml"
     code, text = doctor_of(capsys, "--config", str(config), f"out={tmp_path}", f"data.root={tmp_path}/none")
@@ -277,6 +308,23 @@ def test_the_command_on_this_machine(
         "open",
     }
     assert named | {"memory", "disk", "tracking"} == set(lines)
+    assert not list((tmp_path / "temporary").iterdir())
+
+
+def test_what_hangs_on_a_node_and_is_given_up_on_leaves_nothing(tmp_path: Path) -> None:
+    program = (
+        "import time; from momu_dist.launch.doctor import checks; "
+        "checks.all_checks = lambda options: [('hung', lambda: time.sleep(600))]; checks.main([])"
+    )
+    env = {**os.environ, "PYTHONPATH": str(CHECKOUT), "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", program], env=env, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert any('"hung"' in line for line in process.stdout)
+        assert list(tmp_path.iterdir())
+        process.terminate()
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_real_program_on_two_nodes(slurm: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import shlex
 import subprocess
 import sys
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from momu_dist.cli import main
 from momu_dist.data.manifest import Manifest
 from momu_dist.errors import ConfigError, MomuError
+from momu_dist.launch.facts import read_record
 from momu_dist.launch.submit.plan import Element, Submission, plan_hold
 from momu_dist.launch.submit.slurm import job_options, render, submit
 
@@ -36,6 +38,12 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(folder)
     for name in [name for name in os.environ if name.startswith(("SBATCH_", "MOMU_CLUSTER", "MLFLOW_"))]:
         monkeypatch.delenv(name)
+    silent = tmp_path / "silent"  # a cluster that this machine may be of is not asked
+    silent.mkdir()
+    for name in ("squeue", "sacct", "sinfo"):
+        (silent / name).write_text("#!/bin/sh\nexit 1\n")
+        (silent / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{silent}:{os.environ['PATH']}")
     return folder
 
 
@@ -78,7 +86,7 @@ COMMANDS = {
         "--sweep", "data.latents=" + json.dumps(NASTY) + ",b",
     ],
     "chain": ["chain", "--config", "my configs", "--after", "5"],
-    "evaluate": ["evaluate", "checkpoint=runs/a b", "data=d", "--sweep", "guidance=1,2.5"],
+    "evaluate": ["evaluate", "checkpoint=runs/a b", "data=d", "--sweep", "guidance=1,2.5", "--after", "5"],
     "hold": ["hold", "--cluster", "example"],
 }  # fmt: skip
 
@@ -152,6 +160,43 @@ def test_runs_beside_each_other_that_would_write_to_one_file_are_noted(
     assert ("write to one sqlite file" in capsys.readouterr().out) == noted
 
 
+def test_what_cluster_env_has_exported_of_the_same_site_is_no_note(
+    checkout: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SBATCH_PARTITION", NASTY)
+    monkeypatch.setenv("SBATCH_GPUS_PER_NODE", "2")
+    monkeypatch.setenv("SBATCH_ACCOUNT", "another")
+    monkeypatch.setenv("SBATCH_QOS", "high")
+    hold = ["submit", "--dry-run", "hold", "--cluster"]
+    assert main([*hold, "site.yaml"]) == 0
+    noted = [line.split()[1] for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert noted == ["SBATCH_ACCOUNT", "SBATCH_QOS"]
+    monkeypatch.setenv("MOMU_CLUSTER", "site.yaml")
+    assert main([*hold, ""]) == 0  # no site, as for the doctor
+    said = capsys.readouterr().out
+    assert "note: SBATCH_PARTITION of this shell is not used" in said and "partition=" not in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "noted"),
+    [
+        (["--nodes", "3"], "(main 2)"),
+        (["--nodes", "2"], None),
+        (["--nodes", "4", "--sbatch", "partition=gpu"], None),
+        (["--nodes", "5", "--sbatch", "partition=gpu,main"], "(main 2, gpu 4)"),
+        (["--nodes", "5", "--sbatch", "partition=unknown"], None),
+    ],
+)
+def test_more_nodes_than_the_partition_has_are_noted(
+    arguments: list[str], noted: str | None, checkout: Path, slurm: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (slurm / "sinfo").write_text("#!/bin/sh\necho 'main*|2'\necho 'gpu|4'\n")
+    (slurm / "sinfo").chmod(0o755)
+    assert main(["submit", "--dry-run", "hold", *arguments]) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert len(said) == (noted is not None) and (noted or "") in "".join(said)
+
+
 def test_data_that_is_there_needs_no_note(
     checkout: Path, prepared: Manifest, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -172,6 +217,34 @@ def test_a_chain_says_what_follows_what(
         "50  dit_a2m, after 30; log slurm-dit_a2m-50.out",
         "momu status says how they fare, momu logs JOB shows a log.",
     ]
+
+
+def test_what_is_submitted_is_written_down(checkout: Path, slurm: Path) -> None:
+    """Of a job that is taken out of the queue before it begins there is nothing else."""
+    login = "tracking.uri=http://me:secret@host"
+    assert main(["submit", *COMMANDS["chain"]]) == 0
+    assert main(["submit", "--dry-run", *COMMANDS["chain"]]) == 0
+    assert main(["submit", "dit_a2m", "--config", "my configs", "name=mine", login]) == 0
+    assert main(["submit", "dit_a2m", "--config", "my configs", "--sweep", "seed=0,1"]) == 0
+    records = {number: read_record(str(number)) for number in range(10, 80, 10)}
+    found = [(one.name, one.after, one.elements) for one in records.values() if one]
+    assert found == [
+        ("music_vae", ("5",), ()), ("motion_vae", ("10",), ()), ("latents", ("20",), ()), ("dit_m2a", ("30",), ()),
+        ("dit_a2m", ("30",), ()), ("mine", (), ()), ("dit_a2m", (), ("dit_a2m-seed-0", "dit_a2m-seed-1")),
+    ]  # fmt: skip
+    words = ("train", "--config", "my configs/dit_a2m.yaml", "name=mine", "tracking.uri=http://***@host")
+    assert records[60] is not None and records[60].work == words
+    assert abs(datetime.now().astimezone() - records[60].submitted) < timedelta(minutes=5)
+
+
+def test_a_job_whose_record_cannot_be_written_is_submitted_all_the_same(
+    checkout: Path, slurm: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (checkout / "runs" / "slurm").mkdir(parents=True)
+    (checkout / "runs" / "slurm" / "10").touch()
+    assert main(["submit", *COMMANDS["stage"]]) == 0
+    said = capsys.readouterr().out
+    assert "note: runs/slurm/10 cannot be written" in said and "10  two_nodes" in said
 
 
 # Stands for momu_dist.launch: says what it was called with, and which process it is.
@@ -258,6 +331,9 @@ def test_a_folder_whose_name_slurm_would_change(checkout: Path, monkeypatch: pyt
     ("arguments", "said"),
     [
         (["nothing"], "cannot submit 'nothing'; valid: music_vae"),
+        (["motion_vea"], "cannot submit 'motion_vea', did you mean motion_vae; valid: music_vae"),
+        (["hold", "--sbatch", "test-only"], "--sbatch test-only cannot be set here; use --dry-run"),
+        (["hold", "--sbatch", "quiet"], "--sbatch quiet cannot be set here; momu submit reads"),
         (["dit_a2m", "train.workers=x"], "train.workers is 'x'"),
         (["dit_a2m", 'name="a;b"'], "name is 'a;b'"),
         (["dit_a2m", 'name="a\\nb"'], "name is"),
@@ -315,6 +391,57 @@ def test_gpus_that_a_run_on_cpus_leaves_idle_are_said(
     assert main(["submit", "--dry-run", "dit_a2m", "--config", "my configs", *options]) == 0
     note = "note: the GPUs of dit_a2m will not be used: train.device is cpu."
     assert (note in capsys.readouterr().out) is said
+
+
+def test_an_evaluation_is_refused_before_the_queue_if_it_could_not_begin(
+    checkout: Path, slurm: Path, prepared: Manifest, tiny_runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = {"checkpoint": tiny_runs / "dit_a2m", "data": prepared.root}
+    bad: list[tuple[dict[str, object], str]] = [
+        ({"checkpoint": "runs/none"}, "no trained model at runs/none"),
+        ({"checkpoint": tiny_runs / "music_vae"}, "no diffusion transformer under"),
+        ({"checkpoint": "models:/none@champion"}, "no MLflow store at"),
+        ({"data": "data/none"}, "no prepared data at data/none"),
+        ({"sampler": "dim"}, "sampler is 'dim', expected one of"),
+        ({"n": 0}, "-n is 0"),
+        ({"sweep": "steps=5,2000"}, "steps is 2000"),
+        ({"sweep": "data=data/none"}, "no prepared data at data/none"),
+    ]
+    for changed, said in bad:
+        given = {**good, **changed}
+        sweep = ["--sweep", str(given.pop("sweep"))] if "sweep" in given else []
+        words = [f"{name}={value}" for name, value in given.items() if not (sweep and name == "data")]
+        words += [f"data={prepared.root}"] if sweep and "data" not in sweep[1] else []
+        assert main(["submit", "evaluate", *words, *sweep]) == 2
+        assert said in capsys.readouterr().err
+    assert not list(slurm.glob("*.script"))
+    assert main(["submit", "evaluate", *[f"{name}={value}" for name, value in good.items()]]) == 0
+    assert "note" not in capsys.readouterr().out
+
+
+def test_a_job_is_not_submitted_after_one_that_has_failed(
+    checkout: Path, slurm: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor after one that was removed from the queue, as far as that is known; after any other it may be."""
+    for job, ended in {"5": {"code": 2, "why": "no config"}, "6": {"code": 0, "why": "done"}}.items():
+        path = checkout / "runs" / "slurm" / job / "status.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"ended": ended}))
+    (slurm / "squeue").write_text("#!/bin/sh\n")
+    (slurm / "sacct").write_text(
+        "#!/bin/sh\necho '7|CANCELLED by 0|None assigned|x'\necho '8|COMPLETED|n|x'\n"
+    )
+    for name in ("squeue", "sacct"):
+        (slurm / name).chmod(0o755)
+    for job, how in {"5": "ENDED(2), no config", "7": "CANCELLED"}.items():
+        for more in ([], ["--dry-run"]):
+            assert main(["submit", "hold", "--after", "6", "--after", job, *more]) == 2
+            said = capsys.readouterr().err
+            assert f"--after {job}: that job has ended without success ({how}), so" in said
+    assert not list(slurm.glob("*.script"))
+    assert main(["submit", "hold", "--after", "6", "--after", "8", "--after", "9"]) == 0
+    (slurm / "squeue").write_text("#!/bin/sh\necho '5|5|PENDING|1|BeginTime|x'\n")
+    assert main(["submit", "hold", "--after", "5"]) == 0
 
 
 def test_an_evaluation_is_read_by_its_own_parser_first(
