@@ -95,6 +95,10 @@ class Job:
     def _attempt(self, name: str, arguments: Sequence[str]) -> tuple[int, str]:
         self.status.phase("checks")
         work = make_work(name, arguments, self.site, self.temp)
+        self.status.set(
+            nodes=[{"name": node} for node in self.allocation.nodes],
+            run=str(work.folder.path) if work.folder else None,
+        )
         if work.done is not None:
             return 0, work.done
         for note in work.notes:

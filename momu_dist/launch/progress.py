@@ -22,7 +22,7 @@ class Progress:
         if self.folder is None:
             return
         self._events, self._metrics = NewLines(self.folder.events), NewLines(self.folder.metrics)
-        status.set(run=str(self.folder.path), total_steps=work.total_steps, step=self._reached_before)
+        status.set(total_steps=work.total_steps, step=self._reached_before)
 
     def look(self) -> None:
         """Read what is new; a disk that refuses for a moment ends no training."""

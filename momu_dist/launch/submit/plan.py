@@ -16,7 +16,7 @@ from momu_dist.config.load import NO_YAML, load_config
 from momu_dist.config.schema import RunConfig
 from momu_dist.core.catalog import STAGES
 from momu_dist.core.ranges import Name
-from momu_dist.errors import ConfigError
+from momu_dist.errors import ConfigError, without_login
 
 CHAIN = ("music_vae", "motion_vae", "dit_m2a", "dit_a2m")
 CONFIGS = "configs/paper/aistpp"
@@ -64,9 +64,9 @@ def parse_sweep(text: str) -> Sweep:
     except NO_YAML:
         values = None
     if not values:
-        raise ConfigError(f"--sweep {text!r} is not of the form key=value,value with values in YAML.")
+        raise ConfigError(f"--sweep {without_login(text)!r} is not of the form key=value,value with values in YAML.")
     if key in ("name", "out", "stage"):
-        raise ConfigError(f"--sweep {text!r}: {key} says where a run lies and what it is; sweep a setting.")
+        raise ConfigError(f"--sweep {key}=...: {key} says where a run lies and what it is; sweep a setting.")
     return Sweep(key, tuple(_text(value) for value in values))
 
 
