@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 
-from momu_dist.errors import ConfigError, MomuError
+from momu_dist.errors import ConfigError, GivenUp
 from momu_dist.launch.scontrol import ANSWER_S, JobFacts, hostnames
 
 
@@ -28,10 +28,10 @@ class Allocation:
 
 
 def read_allocation(facts: JobFacts, env: Mapping[str, str] = os.environ) -> Allocation:
-    """Return the allocation of the batch script that called, from its own facts; MomuError where SLURM does not tell them."""
+    """Return the allocation of the batch script that called, from its own facts; GivenUp where SLURM does not tell them."""
     job = env["SLURM_JOB_ID"]
     if not facts.state:
-        raise MomuError(
+        raise GivenUp(
             f"the controller of SLURM says nothing of job {job} within {ANSWER_S:.0f} s ({facts.complaint}); submit it again "
             "once `scontrol show job` answers on the nodes."
         )

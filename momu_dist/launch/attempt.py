@@ -7,8 +7,9 @@ import os
 from collections import deque
 from collections.abc import Sequence
 
-from momu_dist.errors import ConfigError, MomuError, without_login
+from momu_dist.errors import GIVEN_UP, STOPPED, ConfigError, GivenUp, MomuError, Stopped, without_login
 from momu_dist.launch.allocation import forget_other_jobs, read_allocation
+from momu_dist.launch.policy import for_the_user
 from momu_dist.launch.sbatch import SITE
 from momu_dist.launch.scontrol import own_facts
 from momu_dist.launch.status import Status, own_status, say
@@ -40,12 +41,27 @@ def attempt(words: Sequence[str], signals: deque[str]) -> int:
     status = own_status(words)
     try:
         return _begin(words, status, signals)
-    except Exception as error:
-        if status.facts["ended"] is None:
-            mendable = isinstance(error, MomuError | OSError)
-            why = f"{'error' if mendable else type(error).__name__}: {error}"
-            status.end(2 if mendable else 1, why, requeued=False)
+    except OSError as error:
+        if for_the_user(error):
+            _tell(status, 2, f"error: {error}")
+            raise
+        fault = GivenUp(f"{error}: a fault that may pass by itself; submit it again")
+        _tell(status, GIVEN_UP, f"error: {fault}")
+        raise fault from error
+    except Stopped as stop:
+        _tell(status, STOPPED, str(stop))
         raise
+    except MomuError as error:
+        _tell(status, GIVEN_UP if isinstance(error, GivenUp) else 2, f"error: {error}")
+        raise
+    except Exception as error:
+        _tell(status, 1, f"{type(error).__name__}: {error}")
+        raise
+
+
+def _tell(status: Status, code: int, why: str) -> None:
+    if status.facts["ended"] is None:
+        status.end(code, why, requeued=False)
 
 
 def _begin(words: Sequence[str], status: Status, signals: deque[str]) -> int:
@@ -58,7 +74,9 @@ def _begin(words: Sequence[str], status: Status, signals: deque[str]) -> int:
     if options.failure_budget < 0:
         raise ConfigError(f"--failure-budget is {options.failure_budget}, expected at least 0.")
     say(f"site {options.cluster}" if options.cluster else f"no site: {SITE} is not set")
-    facts = own_facts(os.environ["SLURM_JOB_ID"])
+    facts = own_facts(os.environ["SLURM_JOB_ID"], enough=lambda: bool(signals))
+    if signals and not facts.state:
+        raise Stopped(f"{signals[0]} before the work began")
     allocation = read_allocation(facts)
     forget_other_jobs(facts)
     status.restarted(allocation.restart)

@@ -55,6 +55,7 @@ class Job:
         self.cluster: RayCluster | None = None
         self.kill_wait_s = kill_wait_s()
         self.asked_by: str | None = None
+        self.terminated = False  # by a SIGTERM, which comes also where somebody cancels the job
         self.why_ended = ""
         self.must_end = float("inf")
         self.first_failure: str | None = None
@@ -166,10 +167,11 @@ class Job:
         look_again = 0.0
         try:
             while driver.code is None:
-                self._heed_signals()
-                if self.asked_by and not told_driver:
+                # Before SLURM is asked what it means, which may take a part of the time there is to save.
+                if (self._signals or self.asked_by) and not told_driver:
                     told_driver = True
                     driver.send(signal.SIGUSR2 if work.trains else signal.SIGTERM)
+                self._heed_signals()
                 if time.time() > self.must_end:
                     say("there is no time left to wait for a checkpoint")
                     break
@@ -236,9 +238,11 @@ class Job:
             self._signals.append("SIGTERM to its nodes")
         while self._signals:
             name = self._signals.popleft()
+            self.terminated |= name == "SIGTERM"
             facts = job_facts(self.allocation.slurm_id)
-            # No longer running: it is being ended, and killed after KillWait.
-            left = facts.end - TEARDOWN_S if facts.running else time.time() + self.kill_wait_s - HURRIED_END_S
+            # No longer running, for all that is known: it is being ended, and killed after KillWait.
+            runs = facts.running and bool(facts.state or not self.terminated)
+            left = facts.end - TEARDOWN_S if runs else time.time() + self.kill_wait_s - HURRIED_END_S
             self.must_end = max(time.time(), min(self.must_end, left))
             self.why_ended = facts.why_ended(self.allocation.restart) or self.why_ended
             if self.asked_by is None:
@@ -260,6 +264,7 @@ class Job:
         again, reason = requeued(end, self.budget)
         self.status.set(failures=failures_after(end))
         self.status.phase("ended")
+        self.status.end(code, why, self.first_failure)  # SLURM may kill this process while it is asked
         facts = job_facts(self.allocation.slurm_id) if again else JobFacts()
         self.why_ended = facts.why_ended(self.allocation.restart) or self.why_ended
         self._tell_end(code, f"it {self.why_ended}: {why}" if self.why_ended else why)
@@ -271,7 +276,7 @@ class Job:
             self._tell_next(taken, f"it {self.why_ended}{'' if taken else '; submit it again to go on'}")
             return code
         self._tell_next(None, reason)  # before SLURM has it again, and ends this process for that
-        if refused := self._requeue(facts.end):
+        if refused := self._requeue(facts):
             self._tell_next(False, refused)
             return code
         self._tell_next(True, reason)
@@ -281,14 +286,19 @@ class Job:
         time.sleep(60)  # until SLURM ends it: it must not be taken for one that has ended by itself
         return code
 
-    def _requeue(self, end: float) -> str:
+    def _requeue(self, facts: JobFacts) -> str:
         """Put this job back into the queue, asking again while SLURM is busy; return why not, or nothing."""
-        until = time.time() + REQUEUE_S
-        while refused := requeue(self.allocation.slurm_id):
+        until, end = time.time() + REQUEUE_S, facts.end
+        refused = f"it says nothing of the job: {facts.complaint}"
+        while True:
+            # Of one that was cancelled: asked blindly, SLURM would bring it back.
+            if facts.state or not self.terminated:
+                refused = requeue(self.allocation.slurm_id)
+                if not refused:
+                    return ""
             next_try = time.monotonic() + REQUEUE_PAUSE_S
             while "SIGTERM" not in self._signals and time.monotonic() < next_try:
                 time.sleep(POLL_S)
-            # Looked at just before it is asked again: that would bring a cancelled job back.
             facts = job_facts(self.allocation.slurm_id)
             if facts.restarts > self.allocation.restart:
                 return ""  # only the answer was lost
@@ -297,7 +307,6 @@ class Job:
             end = facts.end if facts.state else end  # limits may be changed
             if not facts.requeues or time.time() > min(until, end - HURRIED_END_S):
                 return f"SLURM refuses ({refused}); submit it again"
-        return ""
 
     def _tell_end(self, code: int, why: str) -> None:
         self.status.end(code, why, self.first_failure)

@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -15,8 +15,8 @@ from momu_dist.errors import ConfigError
 TIMEOUT_S = 10.0
 QUEUE_S = 30.0
 """The same for the whole queue, which a person waits for."""
-ANSWER_S = 30.0
-"""How long a job that begins asks a controller that is busy."""
+ANSWER_S = 600.0
+"""How long a job that begins asks a controller that is busy, or that another one takes over from."""
 REACH = frozenset({"SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT"})
 """By these variables programs of SLURM find their cluster, and are let in; its others are of a job, or options."""
 
@@ -89,7 +89,7 @@ def job_facts(job: str) -> JobFacts:
         state=facts["JobState"],
         end=end,
         restarts=int(restarts) if restarts.isdecimal() else 0,
-        requeues=facts.get("Requeue") != "0",
+        requeues=facts.get("Requeue") != "0" and facts.get("BatchFlag") != "0",
         nodelist=facts.get("NodeList", ""),
         slurm_id=f"{array}_{element}" if array else number,
         # Such as TRES=cpu=4,gres/gpu=2, where accounting counts them, and JOB_GRES=gpu:2; or a share of one.
@@ -100,10 +100,13 @@ def job_facts(job: str) -> JobFacts:
     )
 
 
-def own_facts(job: str) -> JobFacts:
-    """Return the facts of the job that asks, as soon as the controller answers; without a state where it does not."""
+def own_facts(job: str, enough: Callable[[], bool]) -> JobFacts:
+    """Return the facts of the job that asks, as soon as the controller answers; without a state where it does not.
+
+    It is asked for ANSWER_S, or until `enough` says so.
+    """
     until = time.monotonic() + ANSWER_S
-    while not (facts := job_facts(job)).state and time.monotonic() < until:
+    while not (facts := job_facts(job)).state and not enough() and time.monotonic() < until:
         time.sleep(1.0)
     return facts
 

@@ -36,6 +36,7 @@ class Status:
         age = process_age_s()
         self._began = time.monotonic() - age
         began = datetime.now().astimezone() - timedelta(seconds=age)
+        before = self._attempts(job)
         self.facts = {
             "job": job,
             "name": name,
@@ -49,9 +50,9 @@ class Status:
             "step": 0,
             "total_steps": None,
             "reached": None,  # how far the work had come, for good, when this attempt began
-            "failures": 0,
+            "failures": before[-1]["failures"] if before else 0,
             "ended": None,
-            "before": self._attempts(job),
+            "before": before,
         }
         self.write()
         return self
@@ -76,8 +77,7 @@ class Status:
 
         A cluster that was set up anew counts its jobs from 1 again.
         """
-        before = self.facts["before"] if restart else []
-        self.set(restart=restart, before=before, failures=before[-1]["failures"] if before else 0)
+        self.set(restart=restart, **({} if restart else {"before": [], "failures": 0}))
 
     @property
     def last(self) -> dict[str, Any] | None:

@@ -64,7 +64,9 @@ def parse_sweep(text: str) -> Sweep:
     except NO_YAML:
         values = None
     if not values:
-        raise ConfigError(f"--sweep {without_login(text)!r} is not of the form key=value,value with values in YAML.")
+        raise ConfigError(
+            f"--sweep {without_login(text)!r} is not of the form key=value,value with values in YAML."
+        )
     if key in ("name", "out", "stage"):
         raise ConfigError(f"--sweep {key}=...: {key} says where a run lies and what it is; sweep a setting.")
     return Sweep(key, tuple(_text(value) for value in values))

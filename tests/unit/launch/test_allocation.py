@@ -38,7 +38,7 @@ def test_an_allocation_is_read_of_what_the_controller_and_the_job_itself_say(sco
 def test_a_job_that_slurm_tells_nothing_of_is_not_run(scontrol: None) -> None:
     """It would requeue, or take the ports of, another one."""
     with pytest.raises(
-        MomuError, match=r"nothing of job 12 within 30 s \(socket timed out\); submit it again"
+        MomuError, match=r"nothing of job 12 within 600 s \(socket timed out\); submit it again"
     ):
         read_allocation(JobFacts(complaint="socket timed out"), {"SLURM_JOB_ID": "12"})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from momu_dist.errors import ConfigError, MomuError
+from momu_dist.errors import ConfigError, GivenUp, Stopped
 from momu_dist.launch import scontrol
 from momu_dist.launch.__main__ import main
 from momu_dist.launch.attempt import attempt
@@ -68,9 +69,33 @@ def test_a_controller_that_is_silent_is_told_as_that(
 ) -> None:
     (tmp_path / "scontrol").write_text("#!/bin/sh\necho busy >&2; exit 1\n")
     monkeypatch.setattr(scontrol, "ANSWER_S", 0.0)
-    with pytest.raises(MomuError, match=r"nothing of job 7 .*\(busy\)"):
+    with pytest.raises(GivenUp, match=r"nothing of job 7 .*\(busy\)"):
         attempt(["hold"], deque())
-    assert "nothing of job 7" in status()["ended"]["why"]
+    ended = status()["ended"]
+    assert "nothing of job 7" in ended["why"] and ended["code"] == 1  # no mistake of the user's
+
+
+def test_a_signal_is_heeded_while_the_controller_is_silent(
+    status: Callable[[], dict[str, Any]], tmp_path: Path
+) -> None:
+    (tmp_path / "scontrol").write_text("#!/bin/sh\nexit 1\n")
+    with pytest.raises(Stopped, match="SIGTERM before the work began"):
+        attempt(["hold"], deque(["SIGTERM"]))
+    assert status()["ended"]["code"] == 75
+
+
+@pytest.mark.parametrize(("number", "code", "kind"), [(errno.ESTALE, 1, GivenUp), (errno.EACCES, 2, OSError)])
+def test_a_fault_of_the_system_that_passes_is_no_mistake_of_the_users(
+    number: int, code: int, kind: type[Exception], status: Callable[[], dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def faulty(_: str) -> None:
+        raise OSError(number, os.strerror(number), "site.yaml")
+
+    monkeypatch.setattr("momu_dist.launch.sites.load_site", faulty)
+    with pytest.raises(kind):
+        attempt(["hold", "--cluster", "here"], deque())
+    assert status()["ended"]["code"] == code
 
 
 def test_an_installation_that_is_broken_is_told_too(

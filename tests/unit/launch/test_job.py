@@ -257,7 +257,29 @@ def test_a_job_that_is_told_to_end_while_slurm_is_busy_is_not_brought_back(
     monkeypatch.setattr(job_module, "requeue", busy)
     monkeypatch.setattr(job_module, "job_facts", lambda _: JobFacts())
     job = a_job(tmp_path, signals=signals)
-    assert "it was told to end meanwhile" in job._requeue(float("inf")) and asked == ["7"]
+    assert "it was told to end meanwhile" in job._requeue(JobFacts()) and asked == ["7"]
+
+
+def test_a_job_that_was_told_to_end_is_not_requeued_before_slurm_says_that_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scontrol: None
+) -> None:
+    """It may have been cancelled, and to requeue it would bring it back."""
+
+    def stopped(*_: object) -> None:
+        signals.append("SIGTERM")
+        raise Stopped("saved")
+
+    asked: list[str] = []
+    signals: deque[str] = deque()
+    facts = iter([JobFacts(), JobFacts(), JobFacts(), JobFacts("COMPLETING", restarts=1, reason="None")])
+    monkeypatch.setattr(job_module, "REQUEUE_PAUSE_S", 0.01)
+    monkeypatch.setattr(job_module, "make_work", stopped)
+    monkeypatch.setattr(job_module, "requeue", asked.append)
+    monkeypatch.setattr(job_module, "job_facts", lambda _: next(facts))
+    job = a_job(tmp_path, signals=signals)
+    assert job.run("hold", []) == 75 and asked == []
+    assert job.must_end < time.time() + job.kill_wait_s  # there is no more for sure
+    assert job.status.facts["ended"]["requeued"] is False
 
 
 def test_a_job_that_is_cancelled_while_its_ray_ends_is_not_requeued(play: Callable[..., Played]) -> None:
@@ -445,7 +467,7 @@ def test_a_controller_that_is_busy_is_asked_again_as_long_as_there_is_time(
     monkeypatch.setattr(job_module, "requeue", lambda job: next(said))
     monkeypatch.setattr(job_module, "job_facts", lambda job: facts)
     job = a_job(tmp_path)
-    found = job._requeue(time.time() + left_s)
+    found = job._requeue(JobFacts("RUNNING", end=time.time() + left_s))
     assert refused in found and bool(found) is bool(refused)
     assert len(answers) - len(list(said)) == asked
 
@@ -457,7 +479,7 @@ def test_slurm_is_not_asked_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(job_module, "job_facts", lambda job: JobFacts())
     job = a_job(tmp_path)
     began = time.monotonic()
-    assert BUSY in job._requeue(float("inf")) and time.monotonic() - began < 5
+    assert BUSY in job._requeue(JobFacts("RUNNING")) and time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize(

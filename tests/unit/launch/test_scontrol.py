@@ -120,10 +120,18 @@ def test_a_job_that_begins_waits_for_a_controller_that_is_busy(
     busy = f"[ -e {tmp_path}/asked ] && echo 'JobId=7 JobState=RUNNING' || {{ touch {tmp_path}/asked; echo busy >&2; exit 1; }}"
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
     programs(scontrol=busy)
-    assert scontrol.own_facts("7").state == "RUNNING"
-    monkeypatch.setattr(scontrol, "ANSWER_S", 0.0)
+    assert scontrol.own_facts("7", lambda: False).state == "RUNNING"
     programs(scontrol="echo 'socket timed out' >&2; exit 1")
-    assert scontrol.own_facts("7").complaint == "socket timed out"
+    assert scontrol.own_facts("7", lambda: True).complaint == "socket timed out"
+    monkeypatch.setattr(scontrol, "ANSWER_S", 0.0)
+    assert scontrol.own_facts("7", lambda: False).complaint == "socket timed out"
+
+
+def test_a_job_without_a_batch_script_cannot_be_requeued(programs: Callable[..., None]) -> None:
+    programs(scontrol="echo 'JobId=7 JobState=RUNNING Requeue=1 Restarts=0 BatchFlag=0'")
+    assert not scontrol.job_facts("7").requeues
+    programs(scontrol="echo 'JobId=7 JobState=RUNNING Requeue=1 Restarts=0 BatchFlag=1'")
+    assert scontrol.job_facts("7").requeues
 
 
 def test_nothing_waits_for_a_slurm_that_hangs(

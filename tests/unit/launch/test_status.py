@@ -34,13 +34,25 @@ def test_an_attempt_knows_those_before_it(tmp_path: Path) -> None:
     assert third.failures == 2 and third.facts["before"][0]["ended"]["why"] == "saved"
 
 
+def test_an_attempt_that_died_before_it_knew_its_number_forgets_no_failures(tmp_path: Path) -> None:
+    first = opened(tmp_path)
+    first.restarted(0)
+    first.set(failures=3)
+    opened(tmp_path)
+    third = opened(tmp_path)
+    third.restarted(2)
+    assert third.failures == 3
+
+
 def test_the_first_attempt_of_a_job_knows_none_of_an_older_job_of_its_number(tmp_path: Path) -> None:
     """As on a cluster that was set up anew."""
-    opened(tmp_path).end(1, "long ago")
+    older = opened(tmp_path)
+    older.set(failures=3)
+    older.end(1, "long ago")
     assert on_disk(tmp_path)["ended"]
     job = opened(tmp_path)
     job.restarted(0)
-    assert on_disk(tmp_path)["ended"] is None and job.facts["before"] == []
+    assert on_disk(tmp_path)["ended"] is None and job.facts["before"] == [] and job.failures == 0
 
 
 @pytest.mark.parametrize(
