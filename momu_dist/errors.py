@@ -64,7 +64,7 @@ def kind_of(value: object) -> str:
     if value is None:
         return "empty"
     if isinstance(value, str):
-        return f"a text of {len(value)} characters"
+        return f"a text of {len(value)} character{'s' * (len(value) != 1)}"
     if isinstance(value, bool):
         return "true or false"
     return {int: "a number", float: "a number with a point", dict: "a mapping"}.get(

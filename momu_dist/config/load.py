@@ -17,7 +17,7 @@ import yaml
 from pydantic import TypeAdapter
 
 from momu_dist.config.schema import RunConfig, TrainConfig
-from momu_dist.config.tree import checked, is_word
+from momu_dist.config.tree import checked, is_word, sections, shown
 from momu_dist.core.catalog import STAGES
 from momu_dist.core.grid import HOP, MEL_RATE_HZ, N_MELS
 from momu_dist.core.models.autoencoder import AutoencoderConfig
@@ -34,11 +34,11 @@ NO_YAML = (yaml.YAMLError, ValueError, RecursionError)
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Return the run that `path` and `overrides` describe; every mistake is a ConfigError that names the place."""
-    tree = read_yaml(Path(path))
+    tree = read_yaml(Path(path), RunConfig)
     base = tree.pop("base", None)
     if base is not None:
         base_path = Path(path).parent / str(base)
-        below = read_yaml(base_path)
+        below = read_yaml(base_path, RunConfig)
         if "base" in below:
             raise ConfigError(f"{base_path} is used as a base and has a base itself; bases are not chained.")
         tree = _merge(below, tree)
@@ -55,13 +55,11 @@ def config_from_dict(tree: Mapping[str, Any], where: str) -> RunConfig:
     stage = STAGES.get(str(content["stage"]))
     if stage is None:
         raise ConfigError(f"{where}: unknown stage {content['stage']!r}; valid: {', '.join(sorted(STAGES))}.")
-    given = content.pop("model", None)
-    if given is None:
-        given = {}
+    given = content.pop("model", {})
     if isinstance(given, Mapping) and any(f.name == "in_channels" for f in fields(stage.model_config)):
         given = {"in_channels": stage.in_channels, **given}
     model = checked(stage.model_config, given, where, "model")
-    loss = checked(stage.loss_config, content.pop("loss", None), where, "loss")
+    loss = checked(stage.loss_config, content.pop("loss", {}), where, "loss")
     config = checked(RunConfig, {**content, "model": model, "loss": loss}, where, "")
     _check_run(config, where)
     return config
@@ -77,8 +75,8 @@ def resolved_dict(config: RunConfig) -> dict[str, Any]:
     return plain
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the mapping that a YAML file holds, without anything in one that is empty; ConfigError for any other content.
+def read_yaml(path: Path, kind: type) -> dict[str, Any]:
+    """Return the mapping that a YAML file holds; one that is empty, or a section of `kind` in it, is {}.
 
     Its messages show nothing of the content, in which any line may hold a password.
     """
@@ -86,64 +84,79 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is a folder, expected a YAML file, such as one in it.")
     if not path.is_file():
         raise ConfigError(f"no config at {path}; the ones that ship lie under configs/.")
+    text = ""
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        tree = yaml.safe_load(text)
     except NO_YAML as error:
         # Not from the error: a traceback would show the line.
-        raise ConfigError(f"{path} is not valid YAML ({_yaml_fault(error)}); mend it there.") from None
+        raise ConfigError(f"{path} is not valid YAML ({_yaml_fault(error, text)}); mend it there.") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
         raise ConfigError(f"{path} holds {kind_of(tree)}, expected a mapping of sections.")
-    return tree
+    return {key: {} if value is None and key in sections(kind) else value for key, value in tree.items()}
 
 
-def _yaml_fault(error: Exception) -> str:
+def _yaml_fault(error: Exception, text: str) -> str:
     """Say what is wrong with a YAML, and where, without the text that is there."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         mark, problem = error.problem_mark, (error.problem or "it cannot be read").removeprefix("but ")
         # It quotes single signs and YAML's own names, '<block end>', but also an alias or a tag: `TOKEN: *secret`.
         if re.search("['\"]", re.sub(r"'(<[\w ]+>|\\?.)'", "", problem)):
             problem = re.split("['\"]", problem)[0].rstrip()
+        problem = problem.replace("second occurrence", "second occurrence of an anchor")
+        begun = error.context_mark
+        if begun is not None and begun.index != mark.index:
+            problem += f" (begun at line {begun.line + 1}, column {begun.column + 1})"
         return f"line {mark.line + 1}, column {mark.column + 1}: {problem}"
+    if isinstance(error, yaml.reader.ReaderError):
+        return f"line {text.count(chr(10), 0, error.position) + 1}: a sign that YAML does not know"
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
     if isinstance(error, UnicodeDecodeError):
         return "it is no UTF-8"
-    return "it holds a date, a number or a sign that YAML does not know"
+    return "it holds a date or number that there is not, such as 2024-13-45; a text goes in quotes"
 
 
 def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(below)
     for key, value in above.items():
-        if isinstance(merged.get(key), dict) and (value is None or isinstance(value, Mapping)):
-            merged[key] = _merge(merged[key], value or {})
-        else:
-            merged[key] = value
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
     return merged
 
 
 def _apply_override(tree: dict[str, Any], override: str, number: int) -> None:
     """Set what an override, the one of that number, says. Messages name it by its key, since its value may be secret."""
     name, equals, text = override.partition("=")
-    *sections, field = name.split(".")
-    if not equals or not all(map(is_word, (*sections, field))):
-        raise ConfigError(f"override {number} is {kind_of(override)}, expected the form section.field=value.")
+    *above, field = name.split(".")
+    if not equals or not all(map(is_word, (*above, field))):
+        known = [field.name for field in fields(RunConfig)]
+        raise ConfigError(
+            f"override {number}, {shown(override, known)}, is not of the form section.field=value; one with a blank goes in "
+            "quotes."
+        )
     if name == "base":
         raise ConfigError(
             "override base: a base is named in the YAML itself and read before any override; write it there."
         )
     node = tree
-    for section in sections:
-        if node.get(section) is None:  # not there, or empty
-            node[section] = {}
-        node = node[section]
+    for section in above:
+        node = node.setdefault(section, {})
         if not isinstance(node, dict):
             raise ConfigError(f"override {name}: {section} is a value, not a section.")
     try:
-        node[field] = yaml.safe_load(text)
+        value = yaml.safe_load(text)
     except NO_YAML:
-        raise ConfigError(f"override {name}: the value is not valid YAML; put it in quotes.") from None
+        raise ConfigError(
+            f"override {name}: the value is not valid YAML; put it in quotes, and those in quotes of the shell: '{name}=\"...\"'."
+        ) from None
+    if value is None and name in sections(RunConfig):
+        raise ConfigError(
+            f"override {name} is empty, expected {name}.key=value with no blank around the =; leave it out to keep the file's."
+        )
+    node[field] = value
 
 
 def _check_run(config: RunConfig, where: str) -> None:

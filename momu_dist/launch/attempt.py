@@ -69,7 +69,7 @@ def _begin(words: Sequence[str], status: Status, signals: deque[str]) -> int:
         options, rest = read_words(words)
     except SystemExit as error:
         # After --help it has code 0, which jobs that wait for this one would take for work that is done.
-        given = without_login(" ".join(words))
+        given = " ".join(map(without_login, words))
         raise ConfigError(f"{given}: no work can be read from that; see the lines above.") from error
     if options.failure_budget < 0:
         raise ConfigError(f"--failure-budget is {options.failure_budget}, expected at least 0.")

@@ -14,7 +14,7 @@ from momu_dist.config.tree import checked
 from momu_dist.core.ranges import Checked, Secret
 from momu_dist.errors import ConfigError, kind_of
 from momu_dist.launch.sbatch import OWN, SITE, VARIABLES, Options, checked_options
-from momu_dist.tracking import URI_EXPECTED, URI_VARIABLE, is_uri
+from momu_dist.tracking import URI_VARIABLE, is_uri, uri_fault
 from momu_dist.train.scratch import SOCKET_CHARACTERS, excess
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "cluster"
@@ -45,7 +45,8 @@ class Site(Checked):
                 )
             # Of more types pydantic would say what each of them expects, as if there were no other.
             if not isinstance(value, bool | int | str):
-                raise ConfigError(f"sbatch.{option} is {kind_of(value)}, expected a text or a whole number.")
+                found = "empty" if value is None else repr(value)
+                raise ConfigError(f"sbatch.{option} is {found}, expected a text or a whole number.")
         checked_options(self.sbatch)
         for name, value in self.env.items():
             if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name, re.ASCII):
@@ -55,7 +56,7 @@ class Site(Checked):
                     f"env.{name} is {kind_of(value)}, expected a text without control characters."
                 )
         if self.tracking_uri is not None and not is_uri(self.tracking_uri):
-            raise ConfigError(f"tracking_uri is {kind_of(self.tracking_uri)}, expected {URI_EXPECTED}.")
+            raise ConfigError(f"tracking_uri {uri_fault(self.tracking_uri)}.")
         if self.tracking_uri is not None and URI_VARIABLE in self.env:
             raise ConfigError(f"env.{URI_VARIABLE} and tracking_uri set the same; leave one of them out.")
         too_many = excess(self.scratch)
@@ -90,7 +91,7 @@ def load_site(name: str) -> Site:
         raise ConfigError(
             f"no site at {path}; there are: {known}. Copy configs/cluster/example.yaml and set your own values."
         )
-    site: Site = checked(Site, read_yaml(path), str(path), "")
+    site: Site = checked(Site, read_yaml(path, Site), str(path), "")
     return site
 
 

@@ -119,7 +119,7 @@ def make_work(name: str, arguments: Sequence[str], site: Site, temp: str) -> Wor
     try:
         return makers[name](arguments, site, temp)
     except SystemExit as error:  # of argparse, which has printed how it is used
-        given = without_login(" ".join(arguments))
+        given = " ".join(map(without_login, arguments))
         raise ConfigError(f"{name} {given}: cannot be read; see the lines above.") from error
 
 

@@ -25,10 +25,6 @@ __all__ = [
 
 SPOOL_NAME = "tracking-spool.jsonl"
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
-URI_EXPECTED = (
-    "sqlite:///<file>, http(s)://<server> or a database URI, whose name, password and query have %40 for @, %2F for /, "
-    "%3F for ?, %23 for # and %20 for a blank"
-)
 _URI = re.compile(
     r"sqlite:///.*|(https?|(postgresql|mysql|mssql)(\+\w+)?)://([^\s/?#]*@)?(\[[^\s\]/?#@]*\]|[^\s/?#@:]*)(:\d*)?([/?#][^\s@]*)?",
     re.DOTALL,
@@ -42,12 +38,23 @@ def is_uri(text: str) -> bool:
     return _URI.fullmatch(text) is not None
 
 
+def uri_fault(uri: str, words: str = "") -> str:
+    """Say what is found in place of a URI and what is expected: one of ours, or of `words`. It may hold a password."""
+    blank = ", with a blank or an end of line around it" if uri != uri.strip() else ""
+    how = (
+        ", whose name, password, path and query have %40 for @, %2F for /, %3F for ?, %23 for # and %20 for a blank"
+        if "//" in uri
+        else "; MLflow no longer writes to a plain folder, so use sqlite:///<folder>/mlflow.db"
+    )
+    return f"is {kind_of(uri)}{blank}, expected {words}sqlite:///<file>, http(s)://<server> or a database URI{how}"
+
+
 def check_uri(uri: str) -> None:
     """Raise ConfigError for a tracking URI that is none of ours and that MLflow does not offer, such as a plain folder."""
     if uri not in ("none", "auto") and not is_uri(uri):
+        of_variable = uri == os.environ.get(URI_VARIABLE)
         raise ConfigError(
-            f"tracking.uri is {kind_of(uri)} (auto takes that of {URI_VARIABLE}), expected auto, none, {URI_EXPECTED}; "
-            "MLflow no longer writes to a plain folder, so use sqlite:///<folder>/mlflow.db."
+            f"{URI_VARIABLE if of_variable else 'tracking.uri'} {uri_fault(uri, '' if of_variable else 'auto, none, ')}."
         )
 
 

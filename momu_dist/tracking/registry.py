@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from momu_dist.data.hashes import folder_sha256
-from momu_dist.errors import CheckpointError, ConfigError, kind_of
+from momu_dist.errors import CheckpointError, ConfigError
 from momu_dist.inference.export import MODEL_SCHEME
-from momu_dist.tracking import URI_EXPECTED, URI_VARIABLE, auto_uri, is_uri
+from momu_dist.tracking import URI_VARIABLE, auto_uri, is_uri, uri_fault
 
 CANDIDATE, CHAMPION = "candidate", "champion"
 _REF = re.compile(r"(?P<name>[^/@:]+)(?:@(?P<alias>[\w-]+)|/(?P<version>\d+))?")
@@ -118,9 +118,7 @@ def store_uri(given: str | None) -> str:
     """Return the tracking URI to ask: the given one, else that of MLFLOW_TRACKING_URI, else the store of runs/."""
     uri = given or auto_uri(Path("runs"))
     if not is_uri(uri):
-        raise ConfigError(
-            f"the tracking URI is {kind_of(uri)}, expected {URI_EXPECTED}; mend --tracking-uri or {URI_VARIABLE}."
-        )
+        raise ConfigError(f"{'the given tracking URI' if given else URI_VARIABLE} {uri_fault(uri)}.")
     path = uri.removeprefix("sqlite:///")
     if path != uri and not Path(path).is_file():  # asking would make an empty one
         raise CheckpointError(

@@ -58,6 +58,14 @@ def test_later_overrides_win(tmp_path: Path) -> None:
         ("train: {stategy: ddp}", "train.stategy", "strategy"),
         ("model: {channels: 32}", "model.channels", "in_channels"),
         ("loss: {contrast_weight: 1}", "loss.contrast_weight", "gan_weight"),
+        ("trian:", "trian", "train"),
+        ("train: {max_step: null}", "train.max_step", "max_steps"),
+        ("train: {workers=4}", "'train.workers=4'", "workers"),
+        ("train: {4: 5}", "train.4", "workers"),
+        ("train.workers: 4", "train.workers", "train"),
+        ("? tracking.uri=http://me:hush@h\n: 4", "tracking.uri...", "tracking"),
+        ("? http://me:hush@h\n: 4", "a text of 16 characters", "tracking"),
+        ("model: {newer: null}", "model.newer", "in_channels"),
     ],
 )
 def test_unknown_key_lists_the_valid_ones(tmp_path: Path, line: str, key: str, valid: str) -> None:
@@ -83,13 +91,21 @@ def test_unknown_key_in_an_override(tmp_path: Path) -> None:
         ("train.strategy=zero4", "train.strategy"),
         ("optim.betas=[0.9]", "optim.betas"),
         ("optim.lr=fast", "optim.lr"),
-        ("data=5", "data is a number, expected a mapping"),
+        ("data=5", "data is 5, expected a mapping; valid here: root, length_s"),
+        ("optim=[1]", "optim is [1], expected a mapping; valid here: lr, "),
+        ("tracking=none", "tracking is a text of 4 characters, expected a mapping; valid here: uri, "),
         ("model.ch=null", "model.ch is empty, expected"),
-        ("model=wide", "model is a text of 4 characters, expected a mapping"),
-        ("model=0", "model is a number, expected a mapping"),
+        ("model=wide", "model is 'wide', expected a mapping; valid here: in_channels, "),
+        ("model=0", "model is 0, expected a mapping"),
         ("out=3", "out is 3, expected a text, in quotes"),
         ("train.previews=perhaps", "train.previews is 'perhaps', expected true or false"),
-        ("data.length_s=[1, 2, 3]", "data.length_s is [1, 2, 3]: tuple should have at most 2"),
+        ("data.length_s=[1, 2, 3]", "data.length_s is [1, 2, 3], expected a list of at most 2."),
+        ("data.length_s=10", "data.length_s is 10, expected a list, such as [1, 2]."),
+        ("train.workers=many", "train.workers is 'many', expected a whole number."),
+        ("train.workers=[4]", "train.workers is [4], expected a whole number."),
+        ("train.workers=4.5", "train.workers is 4.5, expected a whole number."),
+        ("optim.lr=fast", "optim.lr is 'fast', expected a number."),
+        ("optim.lr=[1]", "optim.lr is [1], expected a number."),
     ],
 )
 def test_wrong_type_names_place_and_value(tmp_path: Path, override: str, place: str) -> None:
@@ -126,11 +142,14 @@ def test_a_base_that_is_not_there_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("seed", "override 2 is a text of 4 characters, expected the form section.field=value"),
-        ("=3", "override 2 is a text of 2 characters, expected the form"),
-        ("data..root=3", "override 2 is a text of 12 characters, expected the form"),
+        ("run", "override 2, run, is not of the form section.field=value; one with a blank goes in quotes."),
+        ("train.workers", "override 2, train.workers, is not of the form"),
+        ("train.workers:4", "override 2, train.workers..., is not of the form"),
+        ("hush:4", "override 2, a text of 6 characters, is not of the form"),
+        ("=3", "override 2, a text of 2 characters, is not of the form"),
+        ("data..root=3", "override 2, data..root..., is not of the form"),
         ("seed.deeper=1", "override seed.deeper: seed is a value, not a section"),
-        ("seed=[1", "override seed: the value is not valid YAML"),
+        ("data.root=@x", "put it in quotes, and those in quotes of the shell: 'data.root=\"...\"'."),
     ],
 )
 def test_bad_overrides_are_named(tmp_path: Path, override: str, said: str) -> None:
@@ -143,8 +162,24 @@ def test_an_empty_section_is_one_without_anything(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, text), ["train.workers=2"])
     assert config.data.root == "base"  # nothing is said of it above
     assert (config.model, config.train) == (AutoencoderConfig(), TrainConfig(workers=2))
-    path = write(tmp_path, "stage: motion_vae\nname: run\nloss:\n  contrast:\n", "other.yaml")
-    assert load_config(path).loss.contrast == ContrastConfig()
+
+
+def test_an_empty_section_inside_of_one_is_refused(tmp_path: Path) -> None:
+    """Elsewhere null means off, and its defaults would mean on."""
+    stage = "stage: motion_vae\nname: run\n"
+    expected = "loss.contrast is empty, expected a mapping; valid here: n_clips, "
+    assert expected in refused(write(tmp_path, f"{stage}loss:\n  contrast:\n"))
+    assert expected in refused(write(tmp_path, stage), "loss.contrast=null")
+    write(tmp_path, "loss: {contrast: {tau: 1}}\n", "base.yaml")
+    assert expected in refused(write(tmp_path, f"{stage}base: base.yaml\nloss: {{contrast: null}}\n"))
+
+
+@pytest.mark.parametrize("section", ["data", "model", "loss", "train", "tracking"])
+@pytest.mark.parametrize("empty", ["", "null", "~", " "])
+def test_an_override_without_a_value_takes_no_section_away(tmp_path: Path, section: str, empty: str) -> None:
+    path = write(tmp_path, SMALLEST + "train: {epochs: 3}\n")
+    sentence = refused(path, f"{section}={empty}")
+    assert f"override {section} is empty, expected {section}.key=value with no blank around the =" in sentence
 
 
 @pytest.mark.parametrize("text", ["", "- a\n- b\n", "a: [1\n"])
@@ -310,10 +345,22 @@ def test_a_folder_is_no_config(tmp_path: Path) -> None:
     [
         (b"name: \xff\xfe\n", "it is no UTF-8"),
         (b"a: " + b"[" * 3000, "nested too deeply"),
-        (b"a: 2024-13-45\n", "a date, a number or a sign"),
-        (b"a: 1\n\tb: 2\n", "line 2, column 1: found character '\\t' that cannot start any token"),
+        (b"a: 2024-13-45\n", "it holds a date or number that there is not"),
+        (b"a: 1\nb: \x07\n", "line 2: a sign that YAML does not know"),
+        (
+            b"a: 1\nb: 'x\nc: 1\n",
+            "line 4, column 1: found unexpected end of stream (begun at line 2, column 4))",
+        ),
+        (
+            b"a: &x 1\nb: &x 2\n",
+            "line 2, column 4: second occurrence of an anchor (begun at line 1, column 4))",
+        ),
+        (b"a: 1\n\tb: 2\n", "line 2, column 1: found character '\\t' that cannot start any token)"),
         (b"a: b: c\n", "line 1, column 5: mapping values are not allowed here"),
-        (b"a: [1", "line 1, column 6: expected ',' or ']', but got '<stream end>'"),
+        (
+            b"a: [1",
+            "line 1, column 6: expected ',' or ']', but got '<stream end>' (begun at line 1, column 4))",
+        ),
         (b"a: 1\n---\nb: 1\n", "line 2, column 1: found another document"),
         (b"a: *name\n", "line 1, column 4: found undefined alias)"),
         (b"a: !name b\n", "line 1, column 4: could not determine a constructor for the tag)"),

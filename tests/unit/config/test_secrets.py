@@ -129,7 +129,7 @@ def test_those_of_a_site(tmp_path_factory: pytest.TempPathFactory, typed: str, s
             f"TOKEN={value}\n",
         ),
         *(f"tracking_uri: {uri}\n", f"tracking_uri:{uri}\n", f"{{tracking_uri:{uri}}}\n", f"env: {uri}\n"),
-        *(f"env:\n  TOKEN: {value}\n bad: [\n", f"tracking_uri: {uri}\nscratch: 3\n", f"sbatch: {uri}\n"),
+        *(f"env:\n  TOKEN: {value}\n bad: [\n", f"tracking_uri: {uri}\nscratch: 3\n"),
     ):
         path.write_text(text)
         silent(lambda: load_site(str(path)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import sys
 from collections import deque
 from collections.abc import Callable
@@ -50,6 +51,10 @@ def status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict
         (["hold", "--cluster", "nowhere"], "no site at"),
         (["hold", "--failure-budget", "-1"], "--failure-budget is -1, expected at least 0"),
         (["hold", "--failure-budget", "many"], "hold --failure-budget many: no work can be read from that"),
+        (
+            ["hold", "--failure-budget=many", "configs//a.yaml", "models:/dit@best", "x=http://me:hush@h"],
+            "hold --failure-budget=many configs//a.yaml models:/dit@best x=http://***@h: no work",
+        ),
         (["train", "--help"], "train --help: no work can be read from that"),
         (["dance"], "dance: no work"),
         ([], "no work"),
@@ -58,7 +63,7 @@ def status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict
 def test_the_status_says_what_kept_a_job_from_its_work(
     words: list[str], why: str, status: Callable[[], dict[str, Any]]
 ) -> None:
-    with pytest.raises(ConfigError, match=why):
+    with pytest.raises(ConfigError, match=re.escape(why)):
         attempt(words, deque())
     ended = status()["ended"]
     assert ended["code"] == 2 and why in ended["why"] and ended["requeued"] is False

@@ -67,6 +67,14 @@ def test_what_is_prepared_into_must_be_shared_too(tmp_path: Path, monkeypatch: p
     assert work.written == (tmp_path / "deep" / "prepared",)
 
 
+def test_words_that_cannot_be_read_are_shown_without_a_login() -> None:
+    words = ["configs//a.yaml", "checkpoint=models:/dit@best", "tracking.uri=http://me:hush@h"]
+    with pytest.raises(ConfigError) as error:
+        make_work("train", words, Site(), "/tmp/x")
+    shown = "train configs//a.yaml checkpoint=models:/dit@best tracking.uri=http://***@h"
+    assert str(error.value) == f"{shown}: cannot be read; see the lines above."
+
+
 DEMO = str(Path(__file__).parents[3] / "configs" / "demo")
 
 

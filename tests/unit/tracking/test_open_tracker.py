@@ -131,6 +131,29 @@ def test_a_uri_whose_login_has_no_plain_end_is_refused_and_not_shown(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     for refuse in (lambda: check_uri(uri), lambda: open_tracker("auto", "momu", tmp_path / "run")):
-        with pytest.raises(ConfigError, match="%2F for /") as error:
+        with pytest.raises(
+            ConfigError, match="^MLFLOW_TRACKING_URI is a text of .* expected sqlite:///<file>"
+        ) as error:
             refuse()
         assert "hush" not in str(error.value)
+        assert ("%2F for /" in str(error.value)) == ("//" in uri)
+
+
+def test_a_refused_uri_is_said_to_be_that_of_the_variable_or_of_the_config(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def said(uri: str) -> str:
+        with pytest.raises(ConfigError) as error:
+            check_uri(uri)
+        return str(error.value)
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://h:5000 ")
+    fault = "is a text of 14 characters, with a blank or an end of line around it, expected "
+    assert said("http://h:5000 ").startswith(f"MLFLOW_TRACKING_URI {fault}sqlite:///<file>")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert said("http://h:5000 ").startswith(f"tracking.uri {fault}auto, none, sqlite:///<file>")
+    assert "whose name, password, path and query have %40 for @" in said("https://h/user@x.org/mlflow")
+    assert said("non") == (
+        "tracking.uri is a text of 3 characters, expected auto, none, sqlite:///<file>, http(s)://<server> or a database "
+        "URI; MLflow no longer writes to a plain folder, so use sqlite:///<folder>/mlflow.db."
+    )

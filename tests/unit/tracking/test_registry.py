@@ -57,6 +57,13 @@ def test_a_store_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_uri_that_mlflow_does_not_offer_is_one_sentence() -> None:
-    with pytest.raises(ConfigError, match="the tracking URI is a text of 11 characters, expected sqlite"):
+def test_a_uri_that_mlflow_does_not_offer_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(
+        ConfigError, match="the given tracking URI is a text of 11 characters, expected sqlite"
+    ):
         store_uri("runs/mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://h:5000\n")
+    with pytest.raises(
+        ConfigError, match="^MLFLOW_TRACKING_URI is .* with a blank or an end of line around it, "
+    ):
+        store_uri(None)
