@@ -17,7 +17,7 @@ QUEUE_S = 30.0
 """The same for the whole queue, which a person waits for."""
 ANSWER_S = 30.0
 """How long a job that begins asks a controller that is busy."""
-REACH = frozenset({"SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT"})
+REACH = frozenset({"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SLURM_JWT"})
 """By these variables programs of SLURM find their cluster, and are let in; its others are of a job, or options."""
 
 
