@@ -20,6 +20,7 @@ from momu_dist.errors import ConfigError, MomuError
 from momu_dist.launch.allocation import Allocation
 from momu_dist.launch.children import Child, end_all
 from momu_dist.launch.node import END_S, HEAD_S, KEEP_LOGS, MARK, RAY_S, RAY_STARTS, STOP, Orders
+from momu_dist.launch.policy import for_the_user
 from momu_dist.launch.ports import PortPlan
 from momu_dist.launch.srun import srun, step_env
 from momu_dist.launch.work import Work
@@ -246,17 +247,29 @@ def signed(folders: Sequence[Path], job_id: int) -> Iterator[list[Path]]:
 
 
 def address_of(node: str, others: Sequence[str]) -> str:
-    """Return the IP address of `node`, this machine, by which the others reach it."""
-    with suppress(OSError):
+    """Return the IP address of `node`, this machine, by which the others reach it.
+
+    A fault that may pass, as of a name server that is busy, is raised as it is: it is nothing for a user to mend.
+    """
+    faults: list[OSError] = []
+    try:
         found = socket.gethostbyname(node)
         if not found.startswith("127."):
             return found
+    except OSError as fault:
+        faults.append(fault)
     for other in others:  # Debian's /etc/hosts names the own host by a loopback address
-        with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect((other, 9))
-            return str(probe.getsockname()[0])
+        try:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+                probe.connect((other, 9))
+                return str(probe.getsockname()[0])
+        except OSError as fault:
+            faults.append(fault)
     if not others:
         return "127.0.0.1"
+    for fault in faults:
+        if not for_the_user(fault):
+            raise fault
     raise ConfigError(
         f"no IPv4 address of {node} was found by which {others[0]} could reach it, nor one of {others[0]}'s: the names of a "
         "job's nodes must mean IPv4 addresses."

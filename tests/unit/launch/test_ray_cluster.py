@@ -10,6 +10,7 @@ import pytest
 
 from momu_dist.errors import ConfigError
 from momu_dist.launch.allocation import Allocation
+from momu_dist.launch.policy import for_the_user
 from momu_dist.launch.ports import plan
 from momu_dist.launch.ray_cluster import (
     CHECKS_S,
@@ -22,15 +23,36 @@ from momu_dist.launch.ray_cluster import (
 )
 
 
-def test_names_without_an_ipv4_address_are_told_as_that(monkeypatch: pytest.MonkeyPatch) -> None:
+def names_fail(monkeypatch: pytest.MonkeyPatch, *faults: socket.gaierror) -> None:
+    """Each name that is looked up has the next of these faults."""
+    left = iter(faults)
+
     def fails(*_: object) -> None:
-        raise socket.gaierror("Address family for hostname not supported")
+        raise next(left)
 
     monkeypatch.setattr(socket, "gethostbyname", fails)
     monkeypatch.setattr(socket.socket, "connect", fails)
+
+
+NO_IPV4 = socket.gaierror(socket.EAI_ADDRFAMILY, "Address family for hostname not supported")
+BUSY = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+
+def test_names_without_an_ipv4_address_are_told_as_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    names_fail(monkeypatch, NO_IPV4, NO_IPV4, NO_IPV4)
     with pytest.raises(ConfigError, match="no IPv4 address of n1 .* must mean IPv4 addresses"):
         address_of("n1", others=["n2"])
     assert address_of("n1", others=[]) == "127.0.0.1"
+
+
+@pytest.mark.parametrize("faults", [(BUSY, NO_IPV4), (NO_IPV4, BUSY)], ids=["own name", "other name"])
+def test_a_name_server_that_is_busy_for_a_moment_is_nothing_for_the_user(
+    monkeypatch: pytest.MonkeyPatch, faults: tuple[socket.gaierror, ...]
+) -> None:
+    names_fail(monkeypatch, *faults)
+    with pytest.raises(socket.gaierror) as raised:
+        address_of("n1", others=["n2"])
+    assert raised.value is BUSY and not for_the_user(raised.value)
 
 
 def test_the_signs_in_the_folders_that_are_written_to_go_with_the_check(tmp_path: Path) -> None:
