@@ -30,7 +30,7 @@ STATES = ("starting", "ready", "staged", "joined")
 SILENT_S = 60.0
 """After so long without a word a node counts as lost."""
 STOOD_STILL_S = 15.0
-"""If so long passes between two looks, this process was stopped, mostly with its nodes, as by `scontrol suspend`."""
+"""If so long passes between two looks, this process was stopped with its nodes, as by `scontrol suspend`, or waited for a disk."""
 TOKEN, ADDRESS = "token", "ray.json"
 """Files of a job's folder, for its owner's eyes only, while its Ray is up."""
 CHECKS_S = 60.0
@@ -197,13 +197,14 @@ class RayCluster:
         write_secret(self.folder / ADDRESS, json.dumps(facts, indent=2))
 
     def _forgive_standstill(self) -> float:
-        """Return for how long this process stood still since the last look, time in which it could hear no node."""
+        """Return for how long this process stood still since the last look, time in which it may have heard no node."""
         before, self._looked = self._looked, time.monotonic()
         passed = self._looked - before
         if passed < STOOD_STILL_S:
             return 0.0
         for node in self.nodes.values():
-            node.heard += passed
+            # Those who listen may have heard it meanwhile: then its silence begins now, and not in the future.
+            node.heard = min(self._looked, node.heard + passed)
         return passed
 
     def lost(self) -> list[Node]:

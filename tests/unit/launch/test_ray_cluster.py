@@ -97,6 +97,21 @@ def test_a_node_that_is_silent_is_lost_but_not_for_the_time_in_which_nobody_list
     assert "said nothing for 60 s" in lost.failure()
 
 
+def test_a_node_that_was_heard_while_the_launcher_waited_for_a_disk_is_lost_as_soon_as_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The launcher's own wait is none of the time that a node may be silent afterwards."""
+    cluster, clock = cluster_of(tmp_path, monkeypatch, "joined")
+    clock[0] += 300
+    cluster.nodes["n1"].heard = clock[0] - 1  # its last word: it died then
+    assert cluster.lost() == []
+    waited = 0.0
+    while not cluster.lost():
+        clock[0] += 1
+        waited += 1
+    assert waited == pytest.approx(SILENT_S, abs=2)
+
+
 def test_the_time_that_nodes_have_to_come_up_stands_still_with_the_launcher(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
