@@ -19,10 +19,12 @@ from typing import Any
 from momu_dist.errors import ConfigError, MomuError
 from momu_dist.launch.allocation import Allocation
 from momu_dist.launch.children import Child, end_all
+from momu_dist.launch.facts import RayOfJob
 from momu_dist.launch.node import END_S, HEAD_S, KEEP_LOGS, MARK, RAY_S, RAY_STARTS, STOP, Orders
 from momu_dist.launch.policy import for_the_user
 from momu_dist.launch.ports import PortPlan
 from momu_dist.launch.srun import srun, step_env
+from momu_dist.launch.status import RAY, TOKEN
 from momu_dist.launch.work import Work
 
 STATES = ("starting", "ready", "staged", "joined")
@@ -30,9 +32,7 @@ STATES = ("starting", "ready", "staged", "joined")
 SILENT_S = 60.0
 """After so long without a word a node counts as lost."""
 STOOD_STILL_S = 15.0
-"""If so long passes between two looks, this process was stopped with its nodes, as by `scontrol suspend`, or waited for a disk."""
-TOKEN, ADDRESS = "token", "ray.json"
-"""Files of a job's folder, for its owner's eyes only, while its Ray is up."""
+"""If so long passes between two looks, this process was stopped, as by `scontrol suspend`, or waited for a disk."""
 CHECKS_S = 60.0
 """How long a node may take to start its agent and check itself."""
 
@@ -188,13 +188,13 @@ class RayCluster:
 
     def write_address(self) -> None:
         """Leave what others need to reach this Ray, for its owner's eyes only."""
-        facts = {
-            "head": self.allocation.head,
-            "address": self.address,
-            "dashboard": f"http://127.0.0.1:{self.ports.dashboard}",
-            "token_file": str(self.token),
-        }
-        write_secret(self.folder / ADDRESS, json.dumps(facts, indent=2))
+        ray = RayOfJob(
+            head=self.allocation.head,
+            address=self.address,
+            dashboard=f"http://127.0.0.1:{self.ports.dashboard}",
+            token_file=str(self.token),
+        )
+        write_secret(self.folder / RAY, ray.model_dump_json(indent=2))
 
     def _forgive_standstill(self) -> float:
         """Return for how long this process stood still since the last look, time in which it may have heard no node."""
@@ -257,15 +257,15 @@ def address_of(node: str, others: Sequence[str]) -> str:
         found = socket.gethostbyname(node)
         if not found.startswith("127."):
             return found
-    except OSError as fault:
-        faults.append(fault)
+    except OSError as error:
+        faults.append(error)
     for other in others:  # Debian's /etc/hosts names the own host by a loopback address
         try:
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
                 probe.connect((other, 9))
                 return str(probe.getsockname()[0])
-        except OSError as fault:
-            faults.append(fault)
+        except OSError as error:
+            faults.append(error)
     if not others:
         return "127.0.0.1"
     for fault in faults:
@@ -279,7 +279,7 @@ def address_of(node: str, others: Sequence[str]) -> str:
 
 def forget_secrets(folder: Path) -> None:
     """Remove how a job's Ray is entered, also that of an attempt which was killed."""
-    for name in (TOKEN, ADDRESS):
+    for name in (TOKEN, RAY):
         (folder / name).unlink(missing_ok=True)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from momu_dist.errors import ConfigError
 from momu_dist.launch.allocation import Allocation
+from momu_dist.launch.facts import read_ray
 from momu_dist.launch.policy import for_the_user
 from momu_dist.launch.ports import plan
 from momu_dist.launch.ray_cluster import (
@@ -19,8 +20,10 @@ from momu_dist.launch.ray_cluster import (
     NodeFailure,
     RayCluster,
     address_of,
+    forget_secrets,
     signed,
 )
+from momu_dist.launch.status import job_folder
 
 
 def names_fail(monkeypatch: pytest.MonkeyPatch, *faults: socket.gaierror) -> None:
@@ -63,6 +66,26 @@ def test_the_signs_in_the_folders_that_are_written_to_go_with_the_check(tmp_path
         assert all(sign.read_text() for sign in signs)
         raise ValueError("a node cannot take part")
     assert not list(tmp_path.glob("*/*"))
+
+
+def test_how_ray_is_reached_is_read_as_it_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = job_folder(tmp_path, "7")
+    folder.mkdir(parents=True)
+    cluster, _ = cluster_of(folder, monkeypatch, "joined")
+    cluster.write_address()
+    found = read_ray("7")
+    assert found and (found.head, found.address) == ("n1", cluster.address)
+    assert (
+        found.token_file == str(folder / "token")
+        and found.dashboard == f"http://127.0.0.1:{plan(7).dashboard}"
+    )
+    (file,) = folder.iterdir()
+    assert file.stat().st_mode & 0o777 == 0o600
+    forget_secrets(folder)
+    assert read_ray("7") is None
 
 
 class Lives:
