@@ -20,7 +20,7 @@ from datetime import datetime
 from pathlib import Path
 
 from momu_dist.config.load import load_config
-from momu_dist.launch.status import job_folder
+from momu_dist.launch.status import STATUS, job_folder
 from momu_dist.train.folder import RunFolder
 from report import machine_line, table
 
@@ -82,7 +82,7 @@ def by_momu(folder: Path, nodes: int, training: Sequence[str]) -> dict[str, floa
     folder.mkdir(parents=True)
     job = sbatch(folder, nodes, [str(ROOT / "jobs" / "train_dit.sh"), *training])
     finished = when_gone(job)
-    status = json.loads((job_folder(ROOT, job) / "status.json").read_text())
+    status = json.loads((job_folder(ROOT, job) / STATUS).read_text())
     if status["ended"]["code"] != 0:
         raise SystemExit(f"job {job} ended with {status['ended']}; see {folder}")
     phases = status["phases_s"]

@@ -34,7 +34,9 @@ def _doctor(options: argparse.Namespace) -> None:
     from momu_dist.launch.doctor.finding import fold, table
 
     if options.overrides and not options.config:
-        raise ConfigError(f"{options.overrides[0].partition('=')[0]}=... sets a value of a config, but no --config is given.")
+        raise ConfigError(
+            f"{options.overrides[0].partition('=')[0]}=... sets a value of a config, but no --config is given."
+        )
     if options.nodes is not None and options.nodes < 1:
         raise ConfigError(f"--nodes is {options.nodes}, expected at least 1.")
     if not 0 < options.silent <= LONGEST_S:

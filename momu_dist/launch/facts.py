@@ -9,12 +9,11 @@ from typing import Annotated, TypeVar
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from momu_dist.errors import DataError
-from momu_dist.launch.status import JOBS
+from momu_dist.launch.status import JOBS, RAY, RECORD, STATUS
 from momu_dist.launch.terminal import one_line
 
 HERE = "momu looks in the folder that it is called from: call it in the checkout from which the job was submitted"
 
-STATUS, RECORD, RAY = "status.json", "submitted.json", "ray.json"
 _CLOCKS_S = 30.0
 """How far the clocks of a node and of the login node may be apart; more is wrong for the doctor too."""
 
@@ -68,6 +67,8 @@ class RayOfJob(_File):
     """How the Ray of a running job is reached."""
 
     head: str
+    address: str
+    """Of Ray itself, for what runs on the job's nodes."""
     dashboard: str
     token_file: str
 

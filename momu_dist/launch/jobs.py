@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from momu_dist.errors import ConfigError, DataError
-from momu_dist.launch.facts import HERE, RECORD, STATUS, Ended, Facts, Record, read_facts, read_record
+from momu_dist.launch.facts import HERE, Ended, Facts, Record, read_facts, read_record
 from momu_dist.launch.logs import changed, last_line, newest_logs, of_log
 from momu_dist.launch.queue import Past, Queue, Queued, ask_accounting, is_number, job_number
-from momu_dist.launch.status import JOBS
+from momu_dist.launch.status import JOBS, RECORD, STATUS
 from momu_dist.launch.terminal import one_line
 
 

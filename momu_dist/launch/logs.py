@@ -119,7 +119,8 @@ def has_ended(job: str) -> bool:
     if queue is not None:
         return job not in queue
     with suppress(DataError):
-        return read_facts(job).ended is not None
+        ended = read_facts(job).ended
+        return ended is not None and not ended.requeued
     return False
 
 

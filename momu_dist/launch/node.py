@@ -28,9 +28,11 @@ from typing import Any, TextIO
 from momu_dist.launch.children import adopt_orphans, end_descendants
 from momu_dist.launch.doctor.folders import UNSEEN_S, read_anew
 from momu_dist.launch.machine import gpus_given, memory_mb
+from momu_dist.launch.orphan import see_to_job
 from momu_dist.launch.ports import PortPlan, busy_of
 from momu_dist.launch.ray_start import ray_command
-from momu_dist.launch.scontrol import cancel, job_facts, node_lost, requeue
+from momu_dist.launch.scontrol import job_facts
+from momu_dist.launch.staging import copy_shards
 from momu_dist.train.scratch import sweep, take
 
 MARK = "@momu "
@@ -43,9 +45,7 @@ HEAD_S = RAY_STARTS * RAY_S
 ALIVE_S = 5.0
 """How often a node says that it is there."""
 LAUNCHER_S = 10.0
-"""How long a node without Ray waits for a word of the launcher, before it asks SLURM, and between two questions."""
-ORPHAN_S = 1800.0
-"""How long it asks. SLURM itself holds a node for lost after its SlurmdTimeout, mostly five minutes."""
+"""How long a node without Ray waits for a word of the launcher, before it asks SLURM."""
 END_S = 8.0
 """How long Ray may take to end by itself."""
 HURRIED_S = 1.0
@@ -147,8 +147,9 @@ class Agent:
             self.orphaned = self.orphaned or not self.stopped.wait(LAUNCHER_S)
             code = 1
         self._clean()
-        if self.orphaned:
-            self._end_job()
+        orders = self.orders
+        if self.orphaned and not orders.leads:  # SLURM sees the end of a batch script on a node that lives
+            see_to_job(orders.slurm_id, orders.restart, orders.head, self.answered, print_line)
         return code
 
     def _follow_launcher(self) -> None:
@@ -217,25 +218,12 @@ class Agent:
         for source, target in self.orders.staged:
             began = time.monotonic()
             try:
-                self._copy(Path(source), Path(target))
+                copy_shards(Path(source), Path(target), self.temp, before_each=self._check_stopped)
             except OSError as error:
                 raise Refused(
                     f"{source} cannot be copied to {target} ({error}); unset `stage_data`, or make room"
                 ) from error
             print_line(f"copied {source} to {target} in {time.monotonic() - began:.1f} s")
-
-    def _copy(self, source: Path, target: Path) -> None:
-        """Copy shards; OSError at the first that cannot be copied."""
-        files = files_below(source)
-        size, free = sum(file.stat().st_size for file in files), shutil.disk_usage(self.temp).free
-        if size > free:
-            raise OSError(f"it has {size / 1e9:.2f} GB, and {free / 1e9:.2f} GB are free there")
-        for file in files:
-            if self.stopped.is_set():
-                raise Refused("was told to stop")
-            copy = target / file.relative_to(source)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, copy)
 
     def _resources(self) -> dict[str, int]:
         gpus = gpus_given()
@@ -290,13 +278,16 @@ class Agent:
     def _wait(self, reached: Any, seconds: float) -> bool:
         until = time.monotonic() + seconds
         while not reached():
-            if self.stopped.is_set():
-                raise Refused("was told to stop")
+            self._check_stopped()
             ended = self.ray is not None and self.ray.poll() is not None
             if ended or time.monotonic() > until:
                 return False
             time.sleep(0.05)
         return True
+
+    def _check_stopped(self) -> None:
+        if self.stopped.is_set():
+            raise Refused("was told to stop")
 
     def _watch(self) -> None:
         assert self.ray is not None
@@ -309,31 +300,6 @@ class Agent:
                 raise Refused(
                     f"Ray ended with exit code {self.ray.returncode}; its log is kept at {self.orders.kept_logs}"
                 )
-
-    def _end_job(self) -> None:
-        """The launcher does not answer. Put the job back into the queue if it is gone with its node, and SLURM says so too.
-
-        SLURM does not requeue a job with --no-kill: it would leave it running, without its batch script, until its time is
-        over. But the launcher may also wait for a disk, or this node alone be cut off, and the job goes on without it.
-        """
-        if self.orders.leads:
-            return  # SLURM sees the end of a batch script on a node that lives
-        until = time.monotonic() + ORPHAN_S
-        while time.monotonic() < until:
-            job = job_facts(self.orders.slurm_id)
-            if not job.running or (job.state and job.restarts != self.orders.restart):
-                return  # it is being ended, or has begun anew
-            if job.state and node_lost(job, self.orders.head):
-                # A job that may not be requeued would hold its other nodes for nothing.
-                refused = requeue(self.orders.slurm_id) if job.requeues else cancel(self.orders.slurm_id)
-                done = "requeued" if job.requeues else "cancelled, as it may not be requeued"
-                print_line(
-                    f"the first node is gone; the job is {done}{f' once SLURM agrees ({refused})' if refused else ''}"
-                )
-                if not refused:
-                    return
-            if self.answered.wait(LAUNCHER_S):
-                return
 
     def _end_processes(self) -> None:
         if self.ray is not None and self.ray.poll() is None:
@@ -353,19 +319,6 @@ class Agent:
                 )
         self.owner.close()  # a network file system keeps what is open
         shutil.rmtree(self.temp, ignore_errors=True)
-
-
-def files_below(source: Path) -> list[Path]:
-    """Return the files of a prepared set without its latents, or of latents; OSError for a folder that cannot be read."""
-
-    def fails(error: OSError) -> None:
-        raise error
-
-    found: list[Path] = []
-    for folder, below, names in os.walk(source, onerror=fails, followlinks=True):
-        below[:] = [name for name in below if name != "latents" and not name.startswith(".")]
-        found += [Path(folder, name) for name in names if not name.startswith(".")]
-    return found
 
 
 def tell(**facts: Any) -> None:

@@ -19,9 +19,12 @@ from typing import Any
 from momu_dist.errors import ConfigError, MomuError
 from momu_dist.launch.allocation import Allocation
 from momu_dist.launch.children import Child, end_all
+from momu_dist.launch.facts import RayOfJob
 from momu_dist.launch.node import END_S, HEAD_S, KEEP_LOGS, MARK, RAY_S, RAY_STARTS, STOP, Orders
+from momu_dist.launch.policy import for_the_user
 from momu_dist.launch.ports import PortPlan
 from momu_dist.launch.srun import srun, step_env
+from momu_dist.launch.status import RAY, TOKEN
 from momu_dist.launch.work import Work
 
 STATES = ("starting", "ready", "staged", "joined")
@@ -29,9 +32,7 @@ STATES = ("starting", "ready", "staged", "joined")
 SILENT_S = 60.0
 """After so long without a word a node counts as lost."""
 STOOD_STILL_S = 15.0
-"""If so long passes between two looks, this process was stopped, mostly with its nodes, as by `scontrol suspend`."""
-TOKEN, ADDRESS = "token", "ray.json"
-"""Files of a job's folder, for its owner's eyes only, while its Ray is up."""
+"""If so long passes between two looks, this process was stopped, as by `scontrol suspend`, or waited for a disk."""
 CHECKS_S = 60.0
 """How long a node may take to start its agent and check itself."""
 
@@ -187,22 +188,23 @@ class RayCluster:
 
     def write_address(self) -> None:
         """Leave what others need to reach this Ray, for its owner's eyes only."""
-        facts = {
-            "head": self.allocation.head,
-            "address": self.address,
-            "dashboard": f"http://127.0.0.1:{self.ports.dashboard}",
-            "token_file": str(self.token),
-        }
-        write_secret(self.folder / ADDRESS, json.dumps(facts, indent=2))
+        ray = RayOfJob(
+            head=self.allocation.head,
+            address=self.address,
+            dashboard=f"http://127.0.0.1:{self.ports.dashboard}",
+            token_file=str(self.token),
+        )
+        write_secret(self.folder / RAY, ray.model_dump_json(indent=2))
 
     def _forgive_standstill(self) -> float:
-        """Return for how long this process stood still since the last look, time in which it could hear no node."""
+        """Return for how long this process stood still since the last look, time in which it may have heard no node."""
         before, self._looked = self._looked, time.monotonic()
         passed = self._looked - before
         if passed < STOOD_STILL_S:
             return 0.0
         for node in self.nodes.values():
-            node.heard += passed
+            # Those who listen may have heard it meanwhile: then its silence begins now, and not in the future.
+            node.heard = min(self._looked, node.heard + passed)
         return passed
 
     def lost(self) -> list[Node]:
@@ -246,17 +248,29 @@ def signed(folders: Sequence[Path], job_id: int) -> Iterator[list[Path]]:
 
 
 def address_of(node: str, others: Sequence[str]) -> str:
-    """Return the IP address of `node`, this machine, by which the others reach it."""
-    with suppress(OSError):
+    """Return the IP address of `node`, this machine, by which the others reach it.
+
+    A fault that may pass, as of a name server that is busy, is raised as it is: it is nothing for a user to mend.
+    """
+    faults: list[OSError] = []
+    try:
         found = socket.gethostbyname(node)
         if not found.startswith("127."):
             return found
+    except OSError as error:
+        faults.append(error)
     for other in others:  # Debian's /etc/hosts names the own host by a loopback address
-        with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect((other, 9))
-            return str(probe.getsockname()[0])
+        try:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+                probe.connect((other, 9))
+                return str(probe.getsockname()[0])
+        except OSError as error:
+            faults.append(error)
     if not others:
         return "127.0.0.1"
+    for fault in faults:
+        if not for_the_user(fault):
+            raise fault
     raise ConfigError(
         f"no IPv4 address of {node} was found by which {others[0]} could reach it, nor one of {others[0]}'s: the names of a "
         "job's nodes must mean IPv4 addresses."
@@ -265,7 +279,7 @@ def address_of(node: str, others: Sequence[str]) -> str:
 
 def forget_secrets(folder: Path) -> None:
     """Remove how a job's Ray is entered, also that of an attempt which was killed."""
-    for name in (TOKEN, ADDRESS):
+    for name in (TOKEN, RAY):
         (folder / name).unlink(missing_ok=True)
 
 

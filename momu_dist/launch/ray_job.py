@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from momu_dist.errors import ConfigError, DataError
-from momu_dist.launch.facts import RAY, RayOfJob, read_facts, read_ray
+from momu_dist.launch.facts import RayOfJob, read_facts, read_ray
 from momu_dist.launch.srun import srun, step_env
-from momu_dist.launch.status import JOBS
+from momu_dist.launch.status import JOBS, RAY
 
 EXCLUDED = (".git", ".venv", "runs", "data", ".cache", "weights", "wheelhouse")
 """Folders of the checkout that are never uploaded: large, and named by absolute paths where they are needed."""

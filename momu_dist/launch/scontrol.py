@@ -17,8 +17,10 @@ QUEUE_S = 30.0
 """The same for the whole queue, which a person waits for."""
 ANSWER_S = 600.0
 """How long a job that begins asks a controller that is busy, or that another one takes over from."""
-REACH = frozenset({"SLURM_CONF", "SLURM_CLUSTERS", "SLURM_JWT"})
+REACH = frozenset({"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SLURM_JWT"})
 """By these variables programs of SLURM find their cluster, and are let in; its others are of a job, or options."""
+_DEFAULTS = ("SQUEUE_", "SINFO_", "SACCT_")
+"""So begin variables that programs of SLURM take for options, such as SQUEUE_STATES."""
 
 
 @dataclass(frozen=True)
@@ -185,8 +187,9 @@ def partition_sizes() -> dict[str, int]:
 
 def _asked(*command: str, patience_s: float | None = None) -> tuple[int, str, str]:
     """Run a program of SLURM; return its exit code, what it said, and its complaint."""
-    # Times in a form of the user's own could not be read.
-    env = {**os.environ, "SLURM_TIME_FORMAT": "standard"}
+    # The user's own defaults: they would hide jobs, or show what could not be read.
+    env = {name: value for name, value in os.environ.items() if not name.startswith(_DEFAULTS)}
+    env["SLURM_TIME_FORMAT"] = "standard"
     patience_s = TIMEOUT_S if patience_s is None else patience_s
     try:
         done = subprocess.run(

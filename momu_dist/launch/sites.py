@@ -55,6 +55,10 @@ class Site(Checked):
                 raise ConfigError(
                     f"env.{name} is {kind_of(value)}, expected a text without control characters."
                 )
+        if "TMPDIR" in self.env:
+            raise ConfigError(
+                "env.TMPDIR cannot be set for a site: a job's Ray keeps its temporary files below `scratch`; set that."
+            )
         if self.tracking_uri is not None and not is_uri(self.tracking_uri):
             raise ConfigError(f"tracking_uri {uri_fault(self.tracking_uri)}.")
         if self.tracking_uri is not None and URI_VARIABLE in self.env:

@@ -16,6 +16,8 @@ from momu_dist.train.process import process_age_s
 
 JOBS = Path("runs/slurm")
 """What jobs keep, in the folder they were submitted from."""
+STATUS, RECORD, RAY, TOKEN = "status.json", "submitted.json", "ray.json", "token"
+"""The files of one job's folder; those of its Ray are for the owner's eyes only, and there while it is up."""
 
 
 def job_folder(submit_dir: Path, job: str | int) -> Path:
@@ -129,7 +131,7 @@ def own_status(work: Sequence[str], env: Mapping[str, str] = os.environ) -> Stat
         )
     job = env["SLURM_JOB_ID"]
     folder = job_folder(Path(env.get("SLURM_SUBMIT_DIR", os.getcwd())), job)
-    return Status(folder / "status.json").open(int(job), env.get("SLURM_JOB_NAME", "momu"), work)
+    return Status(folder / STATUS).open(int(job), env.get("SLURM_JOB_NAME", "momu"), work)
 
 
 def say(text: str) -> None:

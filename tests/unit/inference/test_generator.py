@@ -43,7 +43,9 @@ def test_models_on_a_gpu_round_as_fp32(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, device: str, tf32: bool
 ) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    with pytest.raises(CheckpointError):  # it is settled before models are looked for, as there is no GPU here
+    with pytest.raises(
+        CheckpointError
+    ):  # it is settled before models are looked for, as there is no GPU here
         load_models([tmp_path], torch.device(device))
     assert torch.backends.cudnn.allow_tf32 is tf32
 

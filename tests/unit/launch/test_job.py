@@ -298,7 +298,10 @@ def test_a_job_that_is_cancelled_while_its_ray_ends_is_not_requeued(play: Callab
         (JobFacts("COMPLETING", restarts=1, reason="None"), "it was cancelled: saved", False, "submit it again"),
         (JobFacts("COMPLETING", restarts=2, preempted=True), "it was preempted: saved", True, "requeued: it was preempted"),
         (JobFacts("COMPLETING", restarts=1, preempted=True), "it was preempted: saved", False, "submit it again"),
-        (JobFacts("COMPLETING", restarts=1, reason="TimeLimit"), "it is being ended by SLURM (TimeLimit): saved", False, ""),
+        (
+            JobFacts("COMPLETING", restarts=1, reason="TimeLimit"),
+            "it is being ended by SLURM (TimeLimit): saved", False, "submit it again",
+        ),
         (JobFacts("RUNNING", restarts=1, reason="None"), "saved", True, "it was stopped before its end"),
     ],
 )  # fmt: skip

@@ -394,6 +394,16 @@ def test_following_a_job_that_has_ended_prints_its_log_once(
     assert os.environ["PATH"] == str(folder / "bin")
 
 
+def test_a_requeued_job_has_not_ended_while_squeue_does_not_answer(
+    add_job: AddJob, set_queue: SetQueue
+) -> None:
+    set_queue(None)
+    ended = {"code": 75, "why": "saved", "first_failure": None}
+    for requeued, gone in ((True, False), (False, True)):
+        add_job(7, ended={**ended, "requeued": requeued})
+        assert logs.has_ended("7") is gone
+
+
 @pytest.mark.parametrize(
     ("job", "waits"), [("57", "57|57|PENDING|1|{}|x"), ("55_2", "55|55_[2-3]|PENDING|1|{}|x")]
 )

@@ -20,7 +20,6 @@ from typing import IO
 
 import pytest
 
-from momu_dist.launch import node
 from momu_dist.launch.node import MARK, Agent, Orders, Refused
 from momu_dist.launch.ports import plan
 from momu_dist.train.scratch import take
@@ -265,51 +264,8 @@ def test_sigterm_of_a_job_with_a_time_of_grace_is_left_to_the_launcher(
     assert agent.process.wait(15) == 0
 
 
-class Controller:
-    """A controller that is a folder of answers, for `scontrol` and `scancel` that are scripts; what they are told is kept."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        script = f'#!/bin/bash\ncd {folder}\necho "${{0##*/}} $*" >> told\n'
-        for name, rest in (("scontrol", 'eval "$(cat answers)"\n'), ("scancel", "")):
-            (folder / name).write_text(script + rest)
-            (folder / name).chmod(0o755)
-        (folder / "told").touch()
-
-    def says(
-        self, job: str = "JobState=RUNNING", nodes: str = "n1 n2", head: str = "ALLOCATED", requeue: str = ""
-    ) -> None:
-        """From now on. `job`, `nodes`, `head` (the state of n1); what `requeue` does."""
-        (self.folder / "answers").write_text(
-            f"""case "$*" in
-"show job"*) echo "JobId=7 {job} NodeList=some";;
-"show hostnames"*) printf '%s\n' {nodes};;
-"show node"*) echo "NodeName=n1 State={head} NextState=DOWN";;
-requeue*) {requeue or "true"};;
-esac
-"""
-        )
-
-    def is_silent(self) -> None:
-        (self.folder / "answers").write_text("echo 'Unable to contact slurm controller' >&2; exit 1\n")
-
-    @property
-    def told(self) -> list[str]:
-        """What it was told to do, besides answering."""
-        lines = (self.folder / "told").read_text().splitlines()
-        return [line for line in lines if not line.startswith("scontrol show")]
-
-
-@pytest.fixture
-def controller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Controller:
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setattr(node, "LAUNCHER_S", 0.05)
-    monkeypatch.setattr(node, "ORPHAN_S", 1.0)
-    return Controller(tmp_path)
-
-
-def orphan(tmp_path: Path) -> Agent:
-    """An agent of n2 without a launcher."""
+def agent_of(tmp_path: Path) -> Agent:
+    """An agent of n2."""
     return Agent(
         Orders(
             7,
@@ -332,80 +288,28 @@ def orphan(tmp_path: Path) -> Agent:
     )
 
 
-RUNNING = "JobState=RUNNING Requeue=1 Restarts=1"
-
-
-@pytest.mark.parametrize("head", ["ALLOCATED", "MIXED+DRAIN", "IDLE+CLOUD+POWERING_DOWN"])
-def test_a_node_that_is_only_cut_off_leaves_the_job_alone(
-    controller: Controller, tmp_path: Path, head: str
+@pytest.mark.parametrize(("words", "answered"), [("keep logs\n", True), ("", False)])
+def test_a_launcher_without_a_last_word_did_not_mean_to_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, answered: bool
 ) -> None:
-    controller.says(RUNNING, head=head)
-    orphan(tmp_path)._end_job()
-    assert controller.told == []
+    agent = agent_of(tmp_path)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(words))
+    agent._follow_launcher()
+    assert (agent.answered.is_set(), agent.orphaned) == (answered, not answered)
+    assert agent.stopped.is_set() and agent.keep_logs is answered
 
 
-def test_a_controller_that_is_silent_is_asked_until_the_end_and_cancels_nothing(
-    controller: Controller, tmp_path: Path
+@pytest.mark.parametrize(("head", "asked"), [("n0", True), ("n1", False)])
+def test_an_agent_that_nobody_answers_sees_to_the_job_unless_its_node_leads(
+    played: Play, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: str, asked: bool
 ) -> None:
-    controller.is_silent()
-    orphan(tmp_path)._end_job()
-    assert controller.told == []
-
-
-@pytest.mark.parametrize(
-    "gone",
-    [{"head": "ALLOCATED*"}, {"head": "DOWN*+DRAIN"}, {"head": "IDLE+NOT_RESPONDING"}, {"nodes": "n2"}],
-    ids=str,
-)
-def test_the_loss_of_the_first_node_is_waited_for_and_requeues_the_job(
-    controller: Controller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: dict[str, str]
-) -> None:
-    monkeypatch.setattr(node, "ORPHAN_S", 20.0)
-    controller.is_silent()
-    waiting = threading.Thread(target=orphan(tmp_path)._end_job)
-    waiting.start()
-    time.sleep(0.3)
-    controller.says(RUNNING)
-    time.sleep(0.3)
-    assert controller.told == []
-    controller.says(RUNNING, **gone)
-    waiting.join(10)
-    assert controller.told == ["scontrol requeue 7"]
-
-
-def test_a_job_that_cannot_be_requeued_yet_is_not_cancelled(controller: Controller, tmp_path: Path) -> None:
-    controller.says(RUNNING, head="DOWN", requeue="echo slow >&2; exit 1")
-    orphan(tmp_path)._end_job()
-    assert set(controller.told) == {"scontrol requeue 7"} and len(controller.told) > 1
-
-
-def test_a_job_that_may_not_be_requeued_is_cancelled(controller: Controller, tmp_path: Path) -> None:
-    controller.says("JobState=RUNNING Requeue=0 Restarts=1", head="DOWN")
-    orphan(tmp_path)._end_job()
-    assert controller.told == ["scancel 7"]
-
-
-@pytest.mark.parametrize("job", ["JobState=RUNNING Requeue=1 Restarts=2", "JobState=COMPLETING Restarts=1"])
-def test_a_job_that_has_begun_anew_or_ends_is_left_alone(
-    controller: Controller, tmp_path: Path, job: str
-) -> None:
-    controller.says(job, head="DOWN")
-    orphan(tmp_path)._end_job()
-    assert controller.told == []
-
-
-def test_a_launcher_that_answers_late_keeps_its_job(
-    controller: Controller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It had waited for a disk."""
-    monkeypatch.setattr(node, "ORPHAN_S", 20.0)
-    controller.says(RUNNING)
-    agent = orphan(tmp_path)
-    monkeypatch.setattr(sys, "stdin", io.StringIO("keep logs\n"))
-    threading.Timer(0.5, agent._follow_launcher).start()
-    began = time.monotonic()
-    agent._end_job()
-    assert time.monotonic() - began < 10 and controller.told == []
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text(f"#!/bin/sh\ntouch {tmp_path}/asked\necho JobId=1 JobState=CANCELLED EndTime=x\n")
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    agent = played(STARTS, impatient=True, head=head, needed=("/nowhere/shared",))
+    assert agent.process.wait(15) == 1
+    assert (tmp_path / "asked").exists() is asked
 
 
 def test_shards_are_copied_without_latents(played: Play, tmp_path: Path) -> None:
@@ -436,7 +340,7 @@ def stages(tmp_path: Path) -> Agent:
     """An agent that copies shards to its own disk."""
     data, temp = str(shards_of(tmp_path)), tmp_path / "node"
     temp.mkdir()
-    return Agent(replace(orphan(tmp_path).orders, temp=str(temp), staged=((data, f"{temp}/shards"),)))
+    return Agent(replace(agent_of(tmp_path).orders, temp=str(temp), staged=((data, f"{temp}/shards"),)))
 
 
 def test_copying_ends_with_the_first_file_that_fails_and_names_it_alone(

@@ -17,7 +17,9 @@ from momu_dist.launch.facts import RayOfJob
 from momu_dist.launch.ray_job import EXCLUDED, check_upload, ray_job_command, upload_sizes
 from momu_dist.launch.srun import srun
 
-RAY = RayOfJob(head="node1", dashboard="http://127.0.0.1:8265", token_file="/shared/runs/slurm/7/token")
+RAY = RayOfJob(
+    head="node1", address="10.0.0.1:6379", dashboard="http://127.0.0.1:8265", token_file="/shared/runs/slurm/7/token"
+)  # fmt: skip
 
 
 def fill(root: Path, **sizes: int) -> None:
@@ -99,13 +101,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     home = tmp_path / "runs" / "slurm" / "7"
     home.mkdir(parents=True)
-    tree = {
-        "head": "node1",
-        "address": "10.0.0.1:6379",
-        "dashboard": RAY.dashboard,
-        "token_file": RAY.token_file,
-    }
-    (home / "ray.json").write_text(json.dumps(tree))
+    (home / "ray.json").write_text(RAY.model_dump_json())
     (home / "status.json").write_text(json.dumps({"job": 7, "phase": "holding", "ended": None}))
     srun = tmp_path / "runs" / "srun"
     srun.write_text(

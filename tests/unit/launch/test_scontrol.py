@@ -11,14 +11,14 @@ import pytest
 
 from momu_dist.errors import ConfigError
 from momu_dist.launch import scontrol
-from momu_dist.launch.queue import ask_queue
+from momu_dist.launch.queue import ask_accounting, ask_queue
 
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """(lines by name of the program) -> programs of these names, and nothing else of SLURM."""
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin")
-    for name in ("scontrol", "scancel", "squeue"):
+    for name in ("scontrol", "scancel", "squeue", "sinfo", "sacct"):
         (tmp_path / name).write_text("#!/bin/sh\nexit 1\n")
         (tmp_path / name).chmod(0o755)
 
@@ -38,6 +38,21 @@ def test_the_end_of_a_job_is_read_whatever_the_users_form_of_times(
         scontrol=f'[ "$SLURM_TIME_FORMAT" = standard ] && t={when} || t=14:03:11\necho "JobState=RUNNING EndTime=$t"'
     )
     assert scontrol.job_facts("7").end == datetime.fromisoformat(when).timestamp()
+
+
+def test_defaults_of_the_users_own_hide_nothing(
+    programs: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("SQUEUE_STATES", "SINFO_PARTITION", "SACCT_FORMAT"):
+        monkeypatch.setenv(name, "x")
+    programs(
+        squeue='[ -n "$SQUEUE_STATES" ] || echo "7|7|RUNNING|1|None|x"',
+        sinfo='[ -n "$SINFO_PARTITION" ] || echo "gpu*|4"',
+        sacct='[ -n "$SACCT_FORMAT" ] || echo "7|FAILED|n1|x"',
+    )
+    assert list(ask_queue() or ()) == ["7"]
+    assert scontrol.partition_sizes() == {"gpu*": 4}
+    assert [past.job for past in ask_accounting(["7"])] == ["7"]
 
 
 RECORD = (

@@ -130,6 +130,7 @@ def test_the_site_that_ships_loads_by_its_name(capsys: pytest.CaptureFixture[str
         ('env: {"A B": x}', "a key of env is a text of 3 characters, expected `name: value`"),
         ("env: {A-B: x}", "env.A-B is not the name of a variable"),
         ('env: {"ÄB": x}', "is not the name of a variable"),
+        ("env: {TMPDIR: /local}", "env.TMPDIR cannot be set for a site"),
         ("scratch: tmp", "expected an absolute path"),
         ("stage_data: perhaps", "stage_data is 'perhaps', expected true or false"),
         (

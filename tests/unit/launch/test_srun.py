@@ -19,6 +19,7 @@ def test_a_step_that_shares_its_job_has_all_of_its_memory() -> None:
 def test_what_would_change_a_step_unasked_is_left_out() -> None:
     known = {
         "SLURM_CONF": "/etc/slurm.conf",
+        "SLURM_CONF_SERVER": "ctl1:6817",
         "SLURM_JOB_ID": "7",
         "SLURM_MEM_PER_NODE": "8000",
         "PATH": "/bin",

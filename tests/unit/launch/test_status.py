@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from momu_dist.errors import ConfigError
-from momu_dist.launch.status import Status, own_status
+from momu_dist.launch.facts import Ended, Facts, Node, read_facts
+from momu_dist.launch.status import Status, job_folder, own_status
 
 
 def opened(folder: Path) -> Status:
@@ -53,6 +54,21 @@ def test_the_first_attempt_of_a_job_knows_none_of_an_older_job_of_its_number(tmp
     job = opened(tmp_path)
     job.restarted(0)
     assert on_disk(tmp_path)["ended"] is None and job.facts["before"] == [] and job.failures == 0
+
+
+def test_others_read_all_that_a_job_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    status = opened(job_folder(tmp_path, "7"))
+    assert Facts.model_fields.keys() <= status.facts.keys()
+    facts = read_facts("7")
+    assert (facts.name, facts.work, facts.phase, facts.ended) == ("momu", ("train",), "start", None)
+    status.set(nodes=[{"name": "n1", "cpus": 4}], total_steps=9)
+    status.phase("ended")
+    status.end(75, "saved", "rank 1", requeued=True)
+    assert Ended.model_fields.keys() == status.facts["ended"].keys()
+    facts = read_facts("7")
+    assert facts.ended == Ended(code=75, why="saved", first_failure="rank 1", requeued=True)
+    assert (facts.nodes, facts.phase, facts.total_steps) == ((Node(name="n1"),), "ended", 9)
 
 
 @pytest.mark.parametrize(

@@ -136,9 +136,12 @@ def test_nothing_of_a_job_in_whose_shell_one_submits_reaches_the_new_one(
         "SLURM_CPU_BIND",
     ):
         monkeypatch.setenv(name, "3")
-    monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
+    reach = {"SLURM_CONF": "/etc/slurm.conf", "SLURM_CONF_SERVER": "ctl1:6817"}
+    for name, value in reach.items():
+        monkeypatch.setenv(name, value)
     assert main(["submit", *COMMANDS["hold"]]) == 0
-    assert (slurm / "10.env").read_text() == "SLURM_CONF=/etc/slurm.conf\n"
+    left = (slurm / "10.env").read_text().splitlines()
+    assert sorted(left) == [f"{name}={value}" for name, value in reach.items()]
     assert os.environ["SLURM_ARRAY_JOB_ID"] == "3"
 
 
