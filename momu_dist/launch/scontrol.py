@@ -21,6 +21,8 @@ REACH = frozenset({"SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_CLUSTERS", "SLURM_J
 """By these variables programs of SLURM find their cluster, and are let in; its others are of a job, or options."""
 _DEFAULTS = ("SQUEUE_", "SINFO_", "SACCT_")
 """So begin variables that programs of SLURM take for options, such as SQUEUE_STATES."""
+_FREE = re.compile(r"\b(?:JobName|\w*Comment|Extra|Command|BatchScript|WorkDir|Std(?:In|Out|Err)|MailUser)=")
+"""Where a line of a job's record begins to hold what its owner wrote, which may look like any other of its fields."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +73,11 @@ class JobFacts:
 
 def job_facts(job: str) -> JobFacts:
     """Return the facts of the job of that number, or of one element of an array (`12_3`)."""
-    code, out, error = _asked("scontrol", "show", "job", "-o", "-d", job)
+    code, out, error = _asked("scontrol", "show", "job", "-d", job)
     # The number of an array is also that of one of its elements: then all are shown.
-    records = out.splitlines() or [""]
+    records = re.split(r"\n(?=JobId=)", out)
     record = next((one for one in records if one.startswith(f"JobId={job} ")), records[0])
+    record = "\n".join(_FREE.split(line)[0] for line in record.splitlines())
     facts = dict(word.split("=", 1) for word in record.split() if "=" in word)
     if code != 0 or "JobState" not in facts:
         return JobFacts(complaint=error.strip() or f"exit code {code}")
@@ -83,7 +86,6 @@ def job_facts(job: str) -> JobFacts:
     except ValueError:
         end = float("inf")
     restarts = facts.get("Restarts", "0")
-    # At the beginning of the record: a job's name, which follows, may look like anything.
     ids = re.match(r"JobId=(\d+) (?:ArrayJobId=(\d+) ArrayTaskId=(\d+) )?", record)
     number, array, element = ids.groups() if ids else (job, None, None)
     memory = {"NODE": "MinMemoryNode", "CPU": "MinMemoryCPU", "GPU": "MemPerTres"}

@@ -22,7 +22,7 @@ from momu_dist.launch.attempt import attempt
 SCONTROL = """#!/bin/sh
 case "$*" in
   "show hostnames n1") echo n1;;
-  "show job"*) echo "JobId=7 JobName=x JobState=RUNNING Restarts=1";;
+  "show job"*) echo "JobId=7 JobState=RUNNING Restarts=1";;
 esac
 """
 

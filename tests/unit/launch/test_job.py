@@ -31,7 +31,7 @@ echo "$@" >> {asked}
 case "$*" in
   "show hostnames n1") echo n1;;
   "show job"*)
-    echo "JobId=7 ${{PLAYED_ARRAY}}JobName=x JobState=${{PLAYED_STATE:-RUNNING}} Reason=None EndTime=Unknown" \
+    echo "JobId=7 ${{PLAYED_ARRAY}}JobState=${{PLAYED_STATE:-RUNNING}} Reason=None EndTime=Unknown" \
       "${{PLAYED_GPUS:+JOB_GRES=gpu:$PLAYED_GPUS }}MinMemoryNode=2000M" \
       "Requeue=${{PLAYED_REQUEUE:-1}} Restarts=${{PLAYED_RESTARTS:-0}}";;
   "show config") echo "KillWait = 6 sec";;
@@ -418,7 +418,7 @@ def test_an_element_of_an_array_asks_for_itself_alone_and_says_if_it_is_refused(
     last = job.ends(1)
     assert "disabled for this job" in last[-1] and not job.status()["ended"]["requeued"]
     asked = job.asked.read_text().splitlines()
-    assert "requeue 7_2" in asked and "show job -o -d 7_2" in asked and "requeue 7" not in asked
+    assert "requeue 7_2" in asked and "show job -d 7_2" in asked and "requeue 7" not in asked
 
 
 def test_a_job_that_was_submitted_in_another_one_takes_itself_for_no_other(

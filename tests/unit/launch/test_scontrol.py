@@ -55,15 +55,25 @@ def test_defaults_of_the_users_own_hide_nothing(
     assert [past.job for past in ask_accounting(["7"])] == ["7"]
 
 
-RECORD = (
-    "UserId=me(1) JobState=RUNNING Reason=None Requeue=1 Restarts={restarts} EndTime=Unknown NodeList=n1 "
-    "TRES=cpu=4,mem=4000M{more}"
-)
+RECORD = """
+   UserId=me(1) GroupId=us(1) MCS_label=N/A
+   JobState=RUNNING Reason=None Dependency=(null)
+   Requeue=1 Restarts={restarts} BatchFlag=1 Reboot=0 ExitCode=0:0
+   StartTime=Unknown EndTime=Unknown Deadline=N/A
+   NodeList=n1
+   TRES=cpu=4,mem=4000M{more}
+   Command=/home/me/{free}
+   WorkDir=/home/me/{free}
+   Comment={free}
+   StdOut=/home/me/{free}.out
+"""
+FREE = "x JobId=3 ArrayJobId=1 JobState=FAILED Restarts=9 Requeue=0 Reason=None gres/gpu TRES=cpu=1,gres/gpu=2 MinMemoryNode=1G"
+"""What an owner may have written into a job's name, comment or paths."""
 
 
-def record(ids: str, name: str = "JobName=x", restarts: int = 0, more: str = " MinMemoryNode=0") -> str:
-    """A job as `scontrol show job -o -d` shows it."""
-    return f"{ids} {name} {RECORD.format(restarts=restarts, more=more)}"
+def record(ids: str, restarts: int = 0, more: str = " MinMemoryNode=0", free: str = "x") -> str:
+    """A job as `scontrol show job -d` shows it."""
+    return f"{ids} JobName={free}{RECORD.format(restarts=restarts, more=more, free=free)}"
 
 
 def test_an_element_of_an_array_is_known_by_its_own_record(programs: Callable[..., None]) -> None:
@@ -81,7 +91,7 @@ def test_an_element_of_an_array_is_known_by_its_own_record(programs: Callable[..
     ("shown", "known"),
     [
         (record("JobId=7"), "7"),
-        (record("JobId=7", "JobName=x ArrayJobId=1 ArrayTaskId=2 JobId=3 "), "7"),
+        (record("JobId=7", free="x ArrayJobId=1 ArrayTaskId=2 JobId=3 "), "7"),
         (record("JobId=7 ArrayJobId=7 ArrayTaskId=3-9"), "7"),  # those that wait
     ],
     ids=str,
@@ -91,6 +101,14 @@ def test_a_plain_job_is_known_by_its_number_whatever_its_name(
 ) -> None:
     programs(scontrol=f"echo '{shown}'")
     assert scontrol.job_facts("7").slurm_id == known
+
+
+def test_what_the_owner_of_a_job_wrote_is_no_fact(programs: Callable[..., None]) -> None:
+    found = []
+    for free in ("x", FREE):
+        programs(scontrol=f"cat << 'END'\n{record('JobId=7', restarts=2, free=free)}\nEND")
+        found.append(scontrol.job_facts("7"))
+    assert found[0] == found[1] and (found[0].state, found[0].restarts) == ("RUNNING", 2)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +143,7 @@ def test_what_a_job_was_given_is_read(
     ],
 )  # fmt: skip
 def test_why_slurm_ends_a_job(programs: Callable[..., None], said: str, why: str) -> None:
-    programs(scontrol=f"echo 'JobId=7 JobName=x {said}'")
+    programs(scontrol=f"echo 'JobId=7 {said}'")
     assert scontrol.job_facts("7").why_ended(1) == why
 
 
