@@ -53,6 +53,11 @@ def _doctor(options: argparse.Namespace) -> None:
 
         config = load_config(options.config, options.overrides)
     place = doctor.where(site, options.nodes, os.environ)
+    if site is not None and place.waits:
+        from momu_dist.launch.submit.notes import too_many_nodes
+
+        for note in too_many_nodes({**site.options(), "nodes": str(place.count)}):
+            print(f"note: {note}", file=sys.stderr)
     named = {name: getattr(options, name) for name in ("cluster", "config")}
     passed = [f"--{name}={value}" for name, value in named.items() if value is not None]
     folders = [Path.cwd(), *([Path(config.out)] if config else [])]

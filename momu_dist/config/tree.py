@@ -10,6 +10,7 @@ import dataclasses
 import re
 import typing
 from collections.abc import Collection, Mapping
+from difflib import get_close_matches
 from functools import cache
 from typing import Any
 
@@ -90,7 +91,9 @@ def _check_keys(hint: Any, tree: Any, where: str, section: str) -> None:
         place = f"{section}.{key}" if section else key
         if strict and key not in fields:
             name = shown(place, fields) if is_word(place) or _holds_secret(hint) else repr(place)
-            raise ConfigError(f"{where}: unknown key {name}{valid}.")
+            near = get_close_matches(str(key), fields, n=1)
+            nearest = f"; the nearest is {near[0]}" if near and is_word(key) else ""
+            raise ConfigError(f"{where}: unknown key {name}{valid}{nearest}.")
         if strict and key in sections(hint) and fields[key] is not Any:
             _check_keys(fields[key], value, where, place)
 

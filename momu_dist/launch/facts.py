@@ -115,6 +115,8 @@ def _read(job: str, name: str, kind: type[_Kind]) -> _Kind | None:
     path: Path = JOBS / job / name
     if of_older_job(path, job):
         return None
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path} is no file, as a job writes there.")
     try:
         return kind.model_validate_json(path.read_bytes())
     except FileNotFoundError:

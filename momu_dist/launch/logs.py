@@ -27,7 +27,7 @@ def newest_logs(job: str = "*") -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in sorted(Path().glob(f"slurm-*-{job}.out"), key=changed):
         number = of_log(path)[1]
-        if number and not of_older_job(path, number):
+        if number and path.is_file() and not of_older_job(path, number):
             found[number] = path
     return found
 
@@ -78,7 +78,9 @@ def _node_logs(job: str) -> dict[str, Path]:
     newest: dict[str, tuple[int, Path]] = {}
     for path in (JOBS / job).glob("*.log"):
         match = re.fullmatch(r"(.+)\.r(\d{1,9})\.log", path.name, re.ASCII)
-        if match and not of_older_job(path, job) and int(match[2]) >= newest.get(match[1], (-1, path))[0]:
+        if not match or not path.is_file() or of_older_job(path, job):
+            continue
+        if int(match[2]) >= newest.get(match[1], (-1, path))[0]:
             newest[match[1]] = (int(match[2]), path)
     return {node: path for node, (_, path) in newest.items()}
 

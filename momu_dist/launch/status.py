@@ -61,6 +61,8 @@ class Status:
 
     def _attempts(self, job: int) -> list[dict[str, Any]]:
         """Return the attempts that the file tells of; none where it is not as `write` leaves it."""
+        if not self.path.is_file():  # a pipe, say, would never end
+            return []
         try:
             last = json.loads(self.path.read_text())
             attempts = [*last.pop("before"), last]

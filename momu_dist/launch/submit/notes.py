@@ -20,7 +20,7 @@ def notes(jobs: Sequence[Submission], site: Site, asked: Options) -> Iterator[st
     """Yield a sentence for each; `asked` is what is asked of sbatch for all of the jobs."""
     yield from _variables(site)
     yield from _data(jobs)
-    yield from _nodes(asked)
+    yield from too_many_nodes(asked)
     if _share_a_file(jobs, site):
         yield (
             "runs that train beside each other write to one sqlite file, which shared disks may lock: set tracking_uri of the "
@@ -47,8 +47,8 @@ def _data(jobs: Sequence[Submission]) -> Iterator[str]:
             yield f"{str(error).rstrip('.')}; until it is there, jobs that read it end as they begin."
 
 
-def _nodes(asked: Options) -> Iterator[str]:
-    """Of several partitions that are named, SLURM gives one."""
+def too_many_nodes(asked: Options) -> Iterator[str]:
+    """Of more nodes than the partition has. Of several partitions that are named, SLURM gives one."""
     nodes = int(asked["nodes"])
     sizes = partition_sizes() if nodes > 1 else {}
     default = [name for name in sizes if name.endswith("*")]

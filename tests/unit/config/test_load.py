@@ -76,7 +76,7 @@ def test_unknown_key_lists_the_valid_ones(tmp_path: Path, line: str, key: str, v
 def test_unknown_key_inside_a_section_of_the_loss(tmp_path: Path) -> None:
     path = write(tmp_path, "stage: motion_vae\nname: run\n")
     sentence = refused(path, "loss.contrast.tao=0.1")
-    assert "loss.contrast.tao" in sentence and "tau" in sentence
+    assert "loss.contrast.tao" in sentence and sentence.endswith("; the nearest is tau.")
 
 
 def test_unknown_key_in_an_override(tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from momu_dist.cli import main
+from momu_dist.errors import DataError
 from momu_dist.launch import logs
 from momu_dist.launch.facts import HERE, Record, write_record
-from momu_dist.launch.logs import follow
+from momu_dist.launch.logs import follow, log_file
 
 FACTS = {
     "job": 7, "name": "train_dit", "restart": 2, "work": ["train", "--config", "configs/x.yaml"],
@@ -291,6 +292,24 @@ def test_an_odd_file_is_said_to_be_one(
     assert first[:3] == ["7", "?", "UNREADABLE"] and second[:3] == ["8", "dit_a2m", "DONE"]
     assert first[-1].startswith(f"runs/slurm/7/{name} is not what a job writes there (")
     assert table(said(capsys, "status", "7"))[1] == first
+
+
+def test_what_is_no_file_is_not_waited_for(
+    folder: Path, add_job: AddJob, set_queue: SetQueue, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A pipe has no end."""
+    for job in (7, 8):
+        add_job(job, ended={"code": 0, "why": "done", "first_failure": None})
+    os.mkfifo(folder / "runs" / "slurm" / "7" / "submitted.json")
+    os.mkfifo(folder / "slurm-x-8.out")
+    os.mkfifo(folder / "runs" / "slurm" / "8" / "n1.r0.log")
+    set_queue("")
+    first, second = table(said(capsys, "status"))[1:]
+    assert first[2] == "UNREADABLE" and second[2] == "DONE"
+    with pytest.raises(DataError, match="no log"):
+        log_file("8", None)
+    with pytest.raises(DataError, match="no log of node n1"):
+        log_file("8", "n1")
 
 
 def test_no_file_steers_the_terminal(

@@ -62,10 +62,10 @@ RECORD = """
    StartTime=Unknown EndTime=Unknown Deadline=N/A
    NodeList=n1
    TRES=cpu=4,mem=4000M{more}
-   Command=/home/me/{free}
-   WorkDir=/home/me/{free}
+   Command=/data/me/{free}
+   WorkDir=/data/me/{free}
    Comment={free}
-   StdOut=/home/me/{free}.out
+   StdOut=/data/me/{free}.out
 """
 FREE = "x JobId=3 ArrayJobId=1 JobState=FAILED Restarts=9 Requeue=0 Reason=None gres/gpu TRES=cpu=1,gres/gpu=2 MinMemoryNode=1G"
 """What an owner may have written into a job's name, comment or paths."""

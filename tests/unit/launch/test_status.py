@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,12 @@ def test_a_file_that_is_none_of_ours_tells_of_no_attempt(tmp_path: Path, text: s
     status = opened(tmp_path)
     status.restarted(1)
     assert status.facts["before"] == [] and status.failures == 0
+
+
+def test_what_is_no_file_is_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "status.json")
+    opened(tmp_path).restarted(1)
+    assert on_disk(tmp_path)["restart"] == 1
 
 
 def test_a_job_opens_its_own_in_the_folder_it_was_submitted_from(tmp_path: Path) -> None:
