@@ -21,7 +21,7 @@ from momu_dist.errors import ConfigError, without_login
 from momu_dist.launch.machine import gpus_given
 from momu_dist.launch.sites import Site
 from momu_dist.serving.settings import ServiceSettings, read_config, settings_from
-from momu_dist.tracking import waits
+from momu_dist.tracking import check_uri, waits
 from momu_dist.train.build import required_exports
 from momu_dist.train.checkpoint import committed_step
 from momu_dist.train.dry_run import run_size
@@ -131,6 +131,7 @@ def _training(arguments: Sequence[str], site: Site, temp: str) -> Work:
     options = parser.parse_intermixed_args(arguments)
     given = frozenset(override.partition("=")[0] for override in options.overrides)
     config = load_config(options.config, options.overrides)
+    check_uri(config.tracking.uri)
     command = [sys.executable, "-u", "-m", "momu_dist.train", "--config", options.config, *options.overrides]
     if options.only_latents:
         command.append("--only-latents")

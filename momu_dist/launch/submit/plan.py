@@ -17,6 +17,7 @@ from momu_dist.config.schema import RunConfig
 from momu_dist.core.catalog import STAGES
 from momu_dist.core.ranges import Name
 from momu_dist.errors import ConfigError, without_login
+from momu_dist.tracking import check_uri
 
 CHAIN = ("music_vae", "motion_vae", "dit_m2a", "dit_a2m")
 CONFIGS = "configs/paper/aistpp"
@@ -228,6 +229,7 @@ def _train(path: str, overrides: Sequence[str]) -> tuple[str, ...]:
 
 def _load(stage: str, path: str, overrides: Sequence[str]) -> RunConfig:
     config = load_config(path, overrides)
+    check_uri(config.tracking.uri)
     if config.stage != stage:
         raise ConfigError(
             f"{path} is a run of stage {config.stage}, expected {stage}; give the YAML of that stage."

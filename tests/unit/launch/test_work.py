@@ -67,6 +67,12 @@ def test_what_is_prepared_into_must_be_shared_too(tmp_path: Path, monkeypatch: p
     assert work.written == (tmp_path / "deep" / "prepared",)
 
 
+def test_a_tracker_that_is_none_is_said_before_a_node_is_used() -> None:
+    demo = Path(__file__).parents[3] / "configs" / "demo" / "music_vae.yaml"
+    with pytest.raises(ConfigError, match="^tracking.uri is a text of 8 characters"):
+        make_work("train", ["--config", str(demo), "tracking.uri=/my/runs"], Site(), "/tmp/x")
+
+
 def test_words_that_cannot_be_read_are_shown_without_a_login() -> None:
     words = ["configs//a.yaml", "checkpoint=models:/dit@best", "tracking.uri=http://me:hush@h"]
     with pytest.raises(ConfigError) as error:

@@ -56,6 +56,8 @@ def test_what_cannot_be_run_is_refused_before_it_is_submitted() -> None:
         plan_stage("dit_a2m", f"{DEMO}/dit_m2a.yaml", [])
     with pytest.raises(ConfigError, match="train.workers"):
         plan_stage("dit_a2m", DEMO, [], [parse_sweep("train.workers=1,0")])
+    with pytest.raises(ConfigError, match="^tracking.uri is a text of 14 characters"):
+        plan_stage("dit_a2m", DEMO, ["tracking.uri=http//me:pw@hi"])
 
 
 def test_a_sweep_is_every_combination_each_with_a_name_of_its_own() -> None:
