@@ -158,7 +158,7 @@ def _plan(options: argparse.Namespace) -> list[Submission]:
 
 
 def _check_evaluations(jobs: Sequence[Submission], site: Site, noted: bool) -> None:
-    """Let momu evaluate's own parser read what it will be given, which ends the program as it would there, and look for that.
+    """Let momu evaluate's own parser read what it will be given, and look for that.
 
     `noted`: models and data that are missing may be there in time, so that is only said.
     """
@@ -169,7 +169,13 @@ def _check_evaluations(jobs: Sequence[Submission], site: Site, noted: bool) -> N
     add_evaluate(reader.add_subparsers())
     apart = {}  # a sweep mostly has the same models and data in all elements
     for element in (element for job in jobs for element in job.elements):
-        options = reader.parse_args(element.arguments[1:])
+        try:
+            options = reader.parse_args(element.arguments[1:])
+        except SystemExit as end:
+            raise ConfigError(
+                "evaluate: the lines above name options as momu evaluate has them; here each is key=value, such as checkpoint=..., "
+                "data=... and guidance=...."
+            ) from end
         check_settings(options)
         options.tracking_uri = options.tracking_uri or site.variables().get(URI_VARIABLE)
         apart[tuple(options.checkpoint), options.data, options.split, options.tracking_uri] = options
