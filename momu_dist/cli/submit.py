@@ -173,8 +173,8 @@ def _check_evaluations(jobs: Sequence[Submission], site: Site, noted: bool) -> N
             options = reader.parse_args(element.arguments[1:])
         except SystemExit as end:
             raise ConfigError(
-                "evaluate: the lines above name options as momu evaluate has them; here each is key=value, such as checkpoint=..., "
-                "data=... and guidance=...."
+                "evaluate: the lines above name options as momu evaluate has them; here each is key=value, such as "
+                "checkpoint=..., data=... and guidance=...."
             ) from end
         check_settings(options)
         options.tracking_uri = options.tracking_uri or site.variables().get(URI_VARIABLE)
