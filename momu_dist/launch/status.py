@@ -81,7 +81,9 @@ class Status:
 
         A cluster that was set up anew counts its jobs from 1 again.
         """
-        self.set(restart=restart, **({} if restart else {"before": [], "failures": 0}))
+        if restart == 0:
+            self.facts.update(before=[], failures=0)
+        self.set(restart=restart)
 
     @property
     def last(self) -> dict[str, Any] | None:

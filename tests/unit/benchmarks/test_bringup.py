@@ -16,12 +16,9 @@ import pytest
 from momu_dist.launch.status import Status
 from momu_dist.train.process import process_age_s
 
-FOLDER = Path(__file__).parents[3] / "benchmarks"
-
 
 @pytest.fixture
-def bringup(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(FOLDER))
+def bringup() -> ModuleType:
     return importlib.import_module("bringup")
 
 

@@ -9,12 +9,9 @@ from types import ModuleType
 import pytest
 import torch
 
-FOLDER = Path(__file__).parents[3] / "benchmarks"
-
 
 @pytest.fixture()
-def rounding(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(FOLDER))
+def rounding() -> ModuleType:
     return importlib.import_module("rounding")
 
 

@@ -12,12 +12,9 @@ import torch
 from momu_dist.core import catalog
 from momu_dist.data.manifest import Manifest
 
-FOLDER = Path(__file__).parents[3] / "benchmarks"
-
 
 @pytest.fixture()
-def samplers(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(FOLDER))
+def samplers() -> ModuleType:
     return importlib.import_module("samplers")
 
 

@@ -9,13 +9,11 @@ from types import ModuleType
 
 import pytest
 
-FOLDER = Path(__file__).parents[3] / "benchmarks"
 KINDS = (("naive", "ddim", 4), ("ours", "ddim", 4), ("ours, alone", "dpm++", 3))
 
 
 @pytest.fixture()
 def sampling(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(FOLDER))
     module = importlib.import_module("sampling")
     monkeypatch.setattr(module, "KINDS", KINDS)
     return module
